@@ -1,0 +1,160 @@
+"""A piece of finished work as the bytes that will be sent: pure functions from JSON objects to `Record`s.
+
+The body is canonical JSON and the fingerprint its sha256, so the fingerprint survives every JSON round trip:
+
+- keys are sorted, no blanks, text as UTF-8;
+- a number is the decimal value of its shortest text: 1, 1.0 and 1e0 are one number, integers keep every digit;
+- `id` is always there, and `agent_type` whenever `agent` is (the platform reads that name).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import cast
+
+import msgspec
+
+from plugin.errors import BadParams
+from plugin.store.interface import Record
+
+UNSET_TIME = "0001-01-01T00:00:00Z"  # how the Go agent writes a time that was never set
+
+_ZERO = datetime(1, 1, 1, tzinfo=UTC)
+_EXACT = float(2**53)  # below it a float's integral value is the decimal value of its text
+
+
+def make_record(
+    obj: Mapping[str, object],
+    *,
+    fleet_node_id: int | None = None,
+    core_fingerprint: str | None = None,
+    path: str = "$",
+) -> Record:
+    """Make the record of one JSON object; making it again from its own body gives the same record.
+
+    The id is the object's `id`, else its `workspace`, else a hash of its content; numbers and booleans count as
+    their text. Raises `BadParams` naming `path` when neither `repo` nor `workspace` is a non-empty string (the platform
+    drops such a record silently), or when the object has no JSON form. NaN and infinities, which JSON cannot say,
+    become null.
+    """
+    try:
+        plain: object = decode(msgspec.json.encode(obj))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BadParams(f"{path} cannot be written as JSON: {error}", path=path) from error
+    content = cast("dict[str, object]", plain)
+    if not any(isinstance(content.get(key), str) and content[key] for key in ("repo", "workspace")):
+        raise BadParams(
+            f"{path} has neither `repo` nor `workspace`: the platform would drop it; give one a non-empty text",
+            path=path,
+        )
+    return seal(content, fleet_node_id=fleet_node_id, core_fingerprint=core_fingerprint)
+
+
+def seal(
+    content: dict[str, object], *, fleet_node_id: int | None = None, core_fingerprint: str | None = None
+) -> Record:
+    """Make the record of an object that `decode` gave; `content` gets its `id` and `agent_type`."""
+    if "agent" in content:
+        content.setdefault("agent_type", content["agent"])
+    record_id = _text(content.pop("id", None)) or _text(content.get("workspace")) or _sha256(_encode(content))
+    content["id"] = record_id
+    body = _encode(content)
+    return Record(
+        id=record_id,
+        fingerprint=_sha256(body),
+        body=body,
+        core_fingerprint=core_fingerprint,
+        fleet_node_id=fleet_node_id,
+    )
+
+
+def parse_dispatches(value: object, *, path: str = "$.dispatches") -> list[dict[str, object]]:
+    """Read a `dispatches` parameter: a list of objects, one object, or a JSON string of either; `[]` gives `[]`.
+
+    Anything else raises `BadParams` with the path of the element that is wrong.
+    """
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except (ValueError, RecursionError) as error:
+            raise BadParams(
+                f"{path} is a string that is not JSON ({error}); give a list of objects", path=path
+            ) from error
+    if isinstance(value, Mapping):
+        return [dict(cast("Mapping[str, object]", value))]
+    if not isinstance(value, list | tuple):
+        raise BadParams(f"{path} is {_kind(value)}; expected a list of objects", path=path)
+    dispatches: list[dict[str, object]] = []
+    for index, element in enumerate(cast("list[object]", value)):
+        if not isinstance(element, Mapping):
+            where = f"{path}[{index}]"
+            raise BadParams(f"{where} is {_kind(element)}; expected an object", path=where)
+        dispatches.append(dict(cast("Mapping[str, object]", element)))
+    return dispatches
+
+
+def core_fingerprint(updated_at: str, runs: int) -> str:
+    """Return what the Go agent's ledger says of a workspace: "<updated_at in UTC, whole seconds>#<runs>".
+
+    Raises ValueError when `updated_at` is neither empty nor an RFC 3339 time.
+    """
+    moment = instant(updated_at)
+    text = UNSET_TIME if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{text}#{runs}"
+
+
+def instant(text: str) -> datetime | None:
+    """Return the moment an RFC 3339 text names, in UTC; None when it is empty or the Go agent's zero time.
+
+    Digits past the microsecond are cut off. Raises ValueError when the text is something else.
+    """
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} says no time zone")
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is out of range") from error
+    return None if moment == _ZERO else moment
+
+
+def decode(data: bytes | str) -> object:
+    """Decode JSON with its numbers in canonical form; raises ValueError or RecursionError when it is not JSON."""
+    return _decoder.decode(data)
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if not number.is_integer():
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"{text} is out of range")
+        return number
+    return int(number) if -_EXACT < number < _EXACT else int(Decimal(repr(number)))
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _text(value: object) -> str:
+    """Return what counts as the text of an id: numbers whole, booleans in words, nothing of anything else."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(int(value))
+        case _:
+            return ""
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
