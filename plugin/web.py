@@ -1,0 +1,235 @@
+"""The one HTTP layer: every request of the plugin passes here, and nothing but our own errors comes out.
+
+It speaks httpx's `AsyncClient`, with aiohttp's connections below, which are an order of magnitude faster at 64 requests
+in flight and give a cancelled request's connection back. That transport names failures misleadingly (a reset and a
+refused connection both arrive as `ConnectTimeout`), so what is reported is read from the chain of causes. Whatever the
+cause, a failure without a whole answer is ambiguous: the server may have done what it was asked.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from plugin import __version__
+from plugin.endpoint import Reach, check_target, check_url
+from plugin.errors import BadEndpoint, ConfigInvalid, NoAnswer
+from plugin.secret import Secret
+
+__all__ = ["Answer", "Reach", "Web", "check_url", "tls_context"]
+
+CONNECT_S = 3.0
+# Servers and balancers drop idle connections after 60 s and more; ours go first.
+IDLE_S = 50.0
+# A larger body is handed to the socket piece by piece, so that one write holds up nobody else.
+PIECE_BYTES = 256 * 1024
+
+_FOREIGN = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
+# The first line that fits decides; httpx's own classes are not asked, they are what misleads.
+_DIAGNOSES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    ((aiohttp.ClientSSLError, ssl.SSLError), "tls", "no secure connection: {tls}"),
+    ((aiohttp.ClientConnectorDNSError, socket.gaierror), "dns", "its name was not resolved; check URL and network"),
+    ((ConnectionRefusedError,), "refused", "the connection was refused; check that it runs, and the port"),
+    ((ConnectionResetError, BrokenPipeError, ConnectionAbortedError), "reset", "the connection was reset"),
+    ((aiohttp.ConnectionTimeoutError,), "timeout", "no connection within {connect_s:g} s"),
+    ((TimeoutError,), "timeout", "no whole answer within {timeout_s:g} s"),
+    ((aiohttp.ClientResponseError, httpx.DecodingError), "not_http", "what came back is not HTTP; check URL and port"),
+)
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server answered, whole, whatever its status; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+class Web:
+    """Send requests to the servers of one kind; build one per origin that must not slow down the others."""
+
+    def __init__(self, reach: Reach) -> None:
+        """Prepare the client; nothing is opened yet. ConfigInvalid when `ca_file` or `proxy` cannot be used."""
+        # httpx logs every URL at info.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        self._reach = reach
+        self._tls = tls_context(reach.ca_file)
+        self._slots = asyncio.Semaphore(reach.connections)
+        self._closed = False
+        self._client = httpx.AsyncClient(
+            transport=AiohttpTransport(verify=self._tls, client=self._open, proxy=_proxy(reach.proxy)),
+            # `pool` is what the transport takes for the whole of getting a connection: name, TCP and TLS.
+            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
+            headers={"user-agent": f"agentic-sync/{__version__}", "accept-encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        token: Secret | None = None,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request and return the answer, whatever its status.
+
+        NoAnswer (always ambiguous) when no whole answer came within `timeout_s`, or it is larger than
+        `max_answer_bytes`. BadEndpoint when the URL or a header must not be sent; then nothing was.
+        A request with a body is JSON unless `headers` says otherwise.
+        """
+        request = self._build(method, url, token=token, query=query, body=body, headers=headers)
+        host = request.url.host
+        if self._closed:
+            raise NoAnswer(f"{host}: the connections were closed before the request was sent", cause="closed")
+        try:
+            async with asyncio.timeout(self._reach.timeout_s), self._slots:
+                return await self._exchange(request)
+        except _FOREIGN as exc:
+            failure = self._failure(exc, host)
+        # Raised outside the handler: chained, the foreign error would bring the request and its headers along.
+        raise failure
+
+    async def close(self) -> None:
+        """Close every connection; a request in flight ends with NoAnswer. May be called again."""
+        self._closed = True
+        await self._client.aclose()
+
+    def _open(self) -> aiohttp.ClientSession:
+        # No limits: requests are bounded before they come here, nothing may queue inside the pool.
+        connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self._tls, keepalive_timeout=IDLE_S)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+    def _build(
+        self,
+        method: str,
+        url: str,
+        *,
+        token: Secret | None,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+    ) -> httpx.Request:
+        target = check_target(url, self._reach)
+        if query:
+            target = f"{target}?{urlencode(query, quote_via=quote)}"
+        sent = {} if body is None else {"content-type": "application/json"}
+        sent.update((name.lower(), value) for name, value in (headers or {}).items())
+        if token is not None:
+            sent["authorization"] = f"Bearer {token.reveal()}"
+        for name, value in sent.items():
+            _check_header(name, value)
+        content: bytes | AsyncIterator[bytes] | None = body
+        if body is not None and len(body) > PIECE_BYTES:
+            sent["content-length"] = str(len(body))
+            content = _pieces(body)
+        return self._client.build_request(method, target, content=content, headers=sent)
+
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        response = await self._client.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > self._reach.max_answer_bytes:
+                    # Closing with the rest unread drops the connection.
+                    raise NoAnswer(
+                        f"{request.url.host}: the answer is larger than {self._reach.max_answer_bytes} bytes",
+                        cause="too_large",
+                    )
+        finally:
+            await response.aclose()
+        return Answer(status=response.status_code, headers=dict(response.headers.items()), body=bytes(body))
+
+    def _failure(self, exc: BaseException, host: str) -> NoAnswer:
+        cause, what = _diagnose(exc, self._reach.timeout_s)
+        return NoAnswer(f"{host}: {what}", cause=cause)
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Return the shared TLS settings: certificates verified, TLS 1.2 or newer, `ca_file` besides the usual authorities.
+
+    ConfigInvalid when the file cannot be used. A file that changed is read anew.
+    """
+    if ca_file is None:
+        return _load_tls(None, 0)
+    try:
+        return _load_tls(ca_file, Path(ca_file).stat().st_mtime_ns)
+    except (OSError, ValueError) as exc:
+        what = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a PEM file of certificates"
+        raise ConfigInvalid([("ca_file", f"{ca_file} cannot be used: {what}")]) from exc
+
+
+@lru_cache(maxsize=8)
+def _load_tls(ca_file: str | None, _mtime_ns: int) -> ssl.SSLContext:
+    """Build the context once for all clients: it takes tens of milliseconds and megabytes."""
+    context = httpx.create_ssl_context(verify=True, trust_env=False)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _proxy(url: str | None) -> httpx.Proxy | None:
+    try:
+        return None if url is None else httpx.Proxy(url)
+    except (ValueError, httpx.InvalidURL):
+        raise ConfigInvalid([("proxy", "not a proxy's URL; it should look like http://host:port")]) from None
+
+
+def _check_header(name: str, value: str) -> None:
+    """Refuse what would end the header's line, or cannot be written in one; the value may be a token: never show it."""
+    if not (value.isascii() and value.isprintable()):
+        raise BadEndpoint(f"the value for the header {name} holds characters that cannot be sent (a line break?)")
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _diagnose(exc: BaseException, timeout_s: float) -> tuple[str, str]:
+    """Return our word for the failure and what a person reads; taken from the most telling link of the chain."""
+    chain = list(_chain(exc))
+    for link in chain:
+        if isinstance(link, aiohttp.ClientHttpProxyError):
+            return "refused", f"the proxy answered {link.status} instead of connecting"
+        if isinstance(link, OSError) and link.errno in _UNREACHABLE:
+            return "refused", f"the network does not reach it ({link.strerror})"
+        for types, cause, what in _DIAGNOSES:
+            if isinstance(link, types):
+                return cause, what.format(tls=_tls_text(chain), connect_s=CONNECT_S, timeout_s=timeout_s)
+    return "closed", "the connection was closed before a whole answer came"
+
+
+def _tls_text(chain: list[BaseException]) -> str:
+    for link in chain:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return f"{link.verify_message} (an authority of your own goes into ca_file)"
+    reasons = [link.reason for link in chain if isinstance(link, ssl.SSLError) and link.reason]
+    return reasons[0] if reasons else "the handshake failed"
