@@ -1,0 +1,123 @@
+"""The configuration's keys as values: their names everywhere, what they accept, and the schema that says so.
+
+Everything here is derived from the structs in `plugin/config.py`.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from plugin.config import About, Config
+from plugin.secret import Secret
+
+PREFIX = "AGENTIC_SYNC_"
+FILE_VARIABLE = f"{PREFIX}CONFIG"  # names the file; no key of the configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One setting: its dotted path, its type and default, and what is said of it."""
+
+    path: str
+    kind: object  # the annotation of the struct's field
+    default: object
+    about: About
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment that every key has."""
+        return PREFIX + self.path.replace(".", "_").upper()
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """Every name in the environment, in order of precedence."""
+        return (*self.about.environment, self.variable)
+
+    @property
+    def secret(self) -> bool:
+        """Whether the value must never be shown."""
+        return bare(self.kind) is Secret
+
+
+@cache
+def keys() -> tuple[Key, ...]:
+    """Return every key in the order of the structs; `bindings` and `identities` are one key each."""
+    return tuple(_keys(Config, ""))
+
+
+def _keys(struct: type[Struct], prefix: str) -> Iterator[Key]:
+    for field in msgspec.structs.fields(struct):
+        path = prefix + field.name
+        if section := struct_of(field.type):
+            yield from _keys(section, f"{path}.")
+        else:
+            yield Key(path=path, kind=field.type, default=field.default, about=_about(field.type))
+
+
+def bare(kind: object) -> object:
+    """Return the type within `Annotated` and `| None`."""
+    while True:
+        arguments = get_args(kind)
+        if get_origin(kind) is Annotated:
+            kind = arguments[0]
+        elif NoneType in arguments:
+            kind = next(argument for argument in arguments if argument is not NoneType)
+        else:
+            return kind
+
+
+def struct_of(kind: object) -> type[Struct] | None:
+    """Return the struct that an annotation stands for, if it stands for one."""
+    kind = bare(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+
+def element_of(kind: object) -> object:
+    """Return the type of a list's elements, or None when an annotation is no list."""
+    kind = bare(kind)
+    return get_args(kind)[0] if get_origin(kind) is tuple else None
+
+
+def vacant(default: object) -> bool:
+    """Return whether a field with this default takes null and empty text for "not given"."""
+    return default is None or default == ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name nearest to a misspelt one, or nothing when none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; the nearest known one is {close[0]}" if close else ""
+
+
+def expectation(kind: object) -> str:
+    """Say in words what a leaf accepts."""
+    if words := _about(kind).expected:
+        return words
+    leaf = _leaf_schema(kind)
+    if "enum" in leaf:
+        return f"one of {', '.join(leaf['enum'])}"
+    match leaf["type"]:
+        case "boolean":
+            return "true or false"
+        case "integer" | "number" as name:
+            least = f"above {leaf['exclusiveMinimum']:g}" if "exclusiveMinimum" in leaf else f"from {leaf['minimum']}"
+            return f"a {'whole ' if name == 'integer' else ''}number {least} to {leaf['maximum']:.16g}"
+        case _:
+            least, most = leaf.get("minLength", 0), leaf.get("maxLength")
+            return f"text of {least} to {most} characters on one line" if most else "text on one line"
+
+
+def _about(kind: object) -> About:
+    found = [note for note in get_args(kind)[1:] if isinstance(note, About)] if get_origin(kind) is Annotated else []
+    return found[0] if found else About("", "")
+
+
+def _leaf_schema(kind: object) -> dict[str, Any]:
+    schema = msgspec.json.schema(kind, schema_hook=lambda _: {"type": "string"})  # only Secret is foreign to msgspec
+    return schema["anyOf"][0] if "anyOf" in schema else schema

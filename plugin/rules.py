@@ -1,0 +1,43 @@
+"""What must hold between settings, beyond the type of each one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from plugin.config import Config, Fabric, Platform
+from plugin.endpoint import Reach, check_url
+from plugin.errors import BadEndpoint
+
+Problem = tuple[str, str]
+
+
+def check(config: Config) -> Iterator[Problem]:
+    """Yield a (path, text) for each rule that a configuration breaks; files are looked at, nothing is contacted."""
+    yield from _server("platform", "base_url", config.platform.base_url, config.platform)
+    yield from _server("fabric", "center_url", config.fabric.center_url, config.fabric)
+    seen: set[str] = set()
+    for position, identity in enumerate(config.identities):
+        if identity.agent_id in seen:
+            yield f"identities[{position}].agent_id", "this agent has an identity above already; an agent has one"
+        seen.add(identity.agent_id)
+
+
+def _server(section: str, name: str, url: str | None, server: Platform | Fabric) -> Iterator[Problem]:
+    reach = Reach(allow_insecure_http=server.allow_insecure_http, allow_hosts=server.allow_hosts)
+    try:
+        if url is not None:
+            check_url(url, reach)
+    except BadEndpoint as exc:
+        yield f"{section}.{name}", exc.message
+    if server.ca_file is not None and not Path(server.ca_file).is_file():
+        yield f"{section}.ca_file", "there is no such file"
+    if server.proxy is not None and not _proxy(server.proxy):
+        yield f"{section}.proxy", "expected an http or https URL such as http://host:port"
+
+
+def _proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
