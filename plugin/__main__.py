@@ -1,0 +1,22 @@
+"""The command line's first act: when this process is to serve, claim the wire before anything can print on it."""
+
+import os
+import sys
+
+from protocol.claim import claim
+
+
+def main() -> int:
+    """Run the command line; return its exit code."""
+    arguments = sys.argv[1:]
+    serving = arguments[:1] == ["serve"] or (not arguments and not os.isatty(0))
+    wants_help = "-h" in arguments or "--help" in arguments
+    wire = claim() if serving and not wants_help else None
+    # Only now: whatever an import prints goes to stderr, and the wire stays clean.
+    from plugin.cli import command  # noqa: PLC0415
+
+    return command.run(arguments, wire)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

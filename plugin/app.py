@@ -1,0 +1,276 @@
+"""The composition root: one peer, one set of services, and the order in which they start and stop."""
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol.methods import Context
+from protocol.peer import Limits, Peer
+
+from plugin import __version__, actions, manifest, sources
+from plugin.clock import Clock, SystemClock
+from plugin.config import Config
+from plugin.errors import ConfigInvalid
+from plugin.host import LEVELS, HostCalls, HostLogHandler
+from plugin.presence.status import (
+    AgentStateChangedParams,
+    PresenceStatus,
+    PresenceStatusParams,
+    RefreshParams,
+    RefreshResult,
+)
+from plugin.services import Services
+from plugin.sync.pull import PullParams, PullResult
+from plugin.sync.push import PushParams, PushResult
+from plugin.sync.status import StatusParams, SyncStatus
+from plugin.watchdog import Watchdog
+from protocol import openrpc
+from protocol.errors import Code, ErrorData, RpcError
+from protocol.framing import Framing
+from protocol.stdio import ByteStream
+
+LOG = logging.getLogger(__name__)
+EOF_GRACE_S = 1.5  # hosts kill about 2 s after they closed the pipe or sent SIGTERM
+EXIT_WAIT_S = 5.0
+WATCHDOG_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why the process ends, how long it may take, and with which code it exits."""
+
+    reason: str
+    deadline_s: float
+    code: int
+
+
+class App:
+    """Serve one host over one byte stream, from the first byte to the last deadline.
+
+    Nothing is touched before `run`. A host that never sends `initialize` is served from file and environment: the
+    services start before its first message is handled. With `initialize` they start once its answer is written.
+    """
+
+    def __init__(
+        self, *, environ: Mapping[str, str], clock: Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        self.table = actions.method_table(self)
+        self._environ = environ
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # noqa: S311 - it spreads waits, it guards nothing
+        self._host_config: Mapping[str, object] | None = None
+        self._config: Config | ConfigInvalid = self._load(None)
+        self._services: Services | None = None
+        self._starting = asyncio.Lock()
+        self._stopping: asyncio.Task[None] | None = None
+
+    # -- the whole life ------------------------------------------------------------------------------------------
+
+    async def run(self, stream: ByteStream, *, framing: Framing | None = None, interactive: bool = False) -> int:
+        """Serve until the host is done; return the exit code."""
+        loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[Ending] = loop.create_future()
+        self._watchdog = Watchdog(on_parent_gone=lambda: self._end_from_thread(loop, "the host is gone", 0))
+        self._peer = Peer(
+            stream,
+            self.table,
+            framing=framing,
+            limits=self._limits(),
+            translate=actions.to_rpc_error,
+            on_first_message=self._first_message,
+        )
+        self._host = HostCalls(self._peer, self._config_or_default().host)
+        handler = HostLogHandler(self._host.log, loop=loop, clock=self._clock)
+        logging.getLogger().addHandler(handler)
+        self._set_log_level()
+        self._take_signals(loop, interactive=interactive)
+        self._watchdog.start()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._read())
+                ending = await self._ending
+                await self._finish(ending)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        self._watchdog.stop()
+        return ending.code
+
+    async def _read(self) -> None:
+        await self._peer.run()
+        self._end(Ending(reason="the host closed its end", deadline_s=EOF_GRACE_S, code=0))
+
+    async def _finish(self, ending: Ending) -> None:
+        self._watchdog.arm(ending.deadline_s + WATCHDOG_S, f"{ending.reason}, but the work did not stop in time")
+        stopping = self._stop(ending.deadline_s)
+        try:
+            async with asyncio.timeout(ending.deadline_s):
+                await asyncio.shield(stopping)
+        except TimeoutError:
+            LOG.warning("the work did not stop in time; what is stored goes on at the next start")
+            stopping.cancel()
+        await self._peer.close()
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    def _end_from_thread(self, loop: asyncio.AbstractEventLoop, reason: str, code: int) -> None:
+        # The event loop may be stuck: from here on the watchdog's thread holds the deadline.
+        self._watchdog.arm(EOF_GRACE_S + WATCHDOG_S, f"{reason}, and the event loop did not react")
+        ending = Ending(reason=reason, deadline_s=EOF_GRACE_S, code=code)
+        loop.call_soon_threadsafe(self._end, ending)
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop, *, interactive: bool) -> None:
+        # signal.signal, not the loop's own way: its handler runs even while the loop is stuck in Python code.
+        signal.signal(signal.SIGTERM, lambda *_: self._end_from_thread(loop, "SIGTERM came", 0))
+        if not interactive:
+            # A terminal's Ctrl-C reaches the whole process group: the host decides what it means, not its plugin.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    # -- start and stop ------------------------------------------------------------------------------------------
+
+    async def _first_message(self, method: str | None) -> None:
+        if method != "initialize" and isinstance(self._config, Config):
+            await self._started()
+
+    async def _started(self) -> Services:
+        async with self._starting:
+            if isinstance(self._config, ConfigInvalid):
+                raise self._config
+            if self._stopping is not None:
+                raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
+            if self._services is None:
+                self._services = Services(
+                    self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
+                )
+                self._running = self._tasks.create_task(self._services.run())
+            return self._services
+
+    def _stop(self, deadline_s: float) -> asyncio.Task[None]:
+        if self._stopping is None:
+            self._stopping = self._tasks.create_task(self._stop_services(deadline_s))
+        return self._stopping
+
+    async def _stop_services(self, deadline_s: float) -> None:
+        self._peer.stop_intake()
+        if self._services is not None:
+            await self._services.stop(idle=self._peer.wait_idle, deadline_s=deadline_s * 0.7)
+            self._running.cancel()
+        await self._peer.drain(deadline_s * 0.1)
+        if self._services is not None:
+            await self._services.close()
+
+    # -- configuration -------------------------------------------------------------------------------------------
+
+    def _load(self, host: Mapping[str, object] | None) -> Config | ConfigInvalid:
+        try:
+            return sources.load(self._environ, host)
+        except ConfigInvalid as invalid:
+            return invalid
+
+    def _config_or_default(self) -> Config:
+        return self._config if isinstance(self._config, Config) else Config()
+
+    def _limits(self) -> Limits:
+        limits = self._config_or_default().limits
+        return Limits(
+            max_message_bytes=limits.max_message_bytes,
+            handlers=limits.handlers,
+            waiting=limits.waiting,
+            waiting_bytes=limits.waiting_bytes,
+        )
+
+    def _set_log_level(self) -> None:
+        logging.getLogger().setLevel(LEVELS[self._config_or_default().log.level])
+
+    async def _take_config(self, host: Mapping[str, object] | None) -> list[str]:
+        """Put the host's configuration in force; raise ConfigInvalid, with the old one still in force."""
+        new = sources.load(self._environ, host)
+        async with self._starting:
+            old = self._config_or_default()
+            if self._services is not None:
+                sources.check_change(old, new)
+                await self._services.reconfigure(new)
+            self._config, self._host_config = new, host
+        self._host.reconfigure(new.host)
+        self._set_log_level()
+        return sources.changed(old, new)
+
+    # -- what the host may call ----------------------------------------------------------------------------------
+
+    async def initialize(self, context: Context, params: actions.InitializeParams) -> actions.InitializeResult:
+        """Agree on the version, take the host's configuration, start the services once this is answered."""
+        if params.protocol_version != actions.PROTOCOL_VERSION:
+            detail = {"requested": params.protocol_version, "supported": [actions.PROTOCOL_VERSION]}
+            raise RpcError(
+                Code.PROTOCOL_VERSION,
+                f"Protocol version {params.protocol_version} is not spoken here; {actions.PROTOCOL_VERSION} is",
+                ErrorData(kind="protocol_version", path="$.protocol_version", detail=detail),
+            )
+        await self._take_config(params.config)
+        context.after_answer(self._started)
+        described = manifest.build(self.table)
+        return actions.InitializeResult(
+            protocol_version=actions.PROTOCOL_VERSION,
+            plugin=actions.Party(name="agentic-sync", version=__version__),
+            actions=described["actions"],
+            host_callbacks=described["host_callbacks"],
+            capabilities=actions.Capabilities(),
+        )
+
+    async def configure(self, _context: Context, params: actions.ConfigureParams) -> actions.ConfigureResult:
+        """Replace the configuration that the host gave; secret files are read again even if nothing changed."""
+        return actions.ConfigureResult(applied=True, changed=await self._take_config(params.config))
+
+    async def discover(self, _context: Context, _params: actions.Nothing) -> dict[str, object]:
+        """Describe every method as an OpenRPC document."""
+        return openrpc.describe(self.table, title="agentic-sync", version=__version__)
+
+    async def shutdown(self, context: Context, _params: actions.Nothing) -> None:
+        """Stop the work within the grace period, then wait for `exit` or the end of the input."""
+        deadline_s = self._config_or_default().shutdown_grace_s
+        self._watchdog.arm(deadline_s + EXIT_WAIT_S + WATCHDOG_S, "shutdown did not end in time")
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.shield(self._stop(deadline_s))
+        finally:
+            context.after_answer(self._await_exit)
+
+    async def _await_exit(self) -> None:
+        loop = asyncio.get_running_loop()
+        ending = Ending(reason="neither exit nor the end of the input came after shutdown", deadline_s=0.5, code=0)
+        loop.call_later(EXIT_WAIT_S, self._end, ending)
+
+    async def exit(self, _context: Context, _params: actions.Nothing) -> None:
+        """End the process: code 0 after shutdown, else 1."""
+        code = 1 if self._stopping is None else 0
+        self._end(Ending(reason="the host sent exit", deadline_s=EOF_GRACE_S, code=code))
+
+    async def push(self, _context: Context, params: PushParams) -> PushResult:
+        """Bring finished work to the platform."""
+        return await (await self._started()).sync.push(params)
+
+    async def pull(self, _context: Context, params: PullParams) -> PullResult:
+        """Bring fleet context back."""
+        return await (await self._started()).sync.pull(params)
+
+    async def sync_status(self, _context: Context, params: StatusParams) -> SyncStatus:
+        """Say how sync stands."""
+        return await (await self._started()).sync.status(params)
+
+    async def presence_status(self, _context: Context, params: PresenceStatusParams) -> PresenceStatus:
+        """Say what every guild shows."""
+        return (await self._started()).presence.status(params.agent_id)
+
+    async def presence_refresh(self, _context: Context, params: RefreshParams) -> RefreshResult:
+        """Send every status again."""
+        return await (await self._started()).presence.refresh(params.agent_id)
+
+    async def agent_state_changed(self, _context: Context, params: AgentStateChangedParams) -> None:
+        """Take a change that the host pushes."""
+        presence = (await self._started()).presence
+        for agent_id, state in params.changes():
+            presence.state_changed(agent_id, state)
