@@ -2,6 +2,8 @@
 
 ProtocolError
 +-- FrameError            bytes that are no frame; the reader resynchronises and goes on
++-- EncodeError           a value that JSON cannot carry; nothing of it was written
++-- StreamClosed          the stream takes no more bytes: the other side is gone, or this side closed it
 +-- RpcError              an error object: raised by a handler to answer it, raised by `Peer.call` when it came
     +-- PeerClosed        -32000  the other side is gone, or this side is closing
     +-- CallTimeout       -32001  our call was not answered in time
@@ -44,11 +46,19 @@ class ProtocolError(Exception):
 
 
 class FrameError(ProtocolError):
-    """Bytes that are no frame. `kind` is `message_too_large` or `bad_header`."""
+    """Bytes that are no frame. `kind` is `message_too_large`, `bad_header`, or `truncated`: the stream ended inside."""
 
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class EncodeError(ProtocolError):
+    """A value that JSON cannot carry; nothing of it was written."""
+
+
+class StreamClosed(ProtocolError):
+    """The stream takes no more bytes: the other side is gone, or this side closed it."""
 
 
 class RpcError(ProtocolError):

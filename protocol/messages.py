@@ -1,0 +1,215 @@
+"""JSON-RPC 2.0 messages: bytes to values and back. Pure; a payload is decoded once, and no bytes make `decode` raise.
+
+The keys decide what a message is:
+
+| keys | value |
+|---|---|
+| `method` | `Request` when `id` is there, be it null; else `Notification` |
+| `result` or `error`, without `method` | `Response` |
+| an array | `Batch`, member by member; an empty one is `Invalid` |
+| anything else | `Invalid`: it must be answered with an error |
+
+A response is never `Invalid`, since two peers that answer answers never stop: a malformed one is a `Response` whose
+error says so, and its version is not looked at. Unknown members of a message are ignored.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+
+import msgspec
+
+from protocol.errors import Code, EncodeError, ErrorData, RpcError
+
+MAX_BATCH_MEMBERS: Final = 65_536
+"""The longest batch; each member costs an answer, so a 16 MiB batch of `1,1,1,...` would cost a gigabyte."""
+
+BOM: Final = b"\xef\xbb\xbf"
+
+Id: TypeAlias = str | int | float | None
+"""A request's id, echoed with its type. Beware as a key: 1 and 1.0 are equal in Python, and are not the same id."""
+
+Params: TypeAlias = list[object] | dict[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call to be answered. `size` is what it took of the payload, in bytes (members of a batch share equally)."""
+
+    id: Id
+    method: str
+    params: Params
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A call that must never be answered, whatever is wrong with it."""
+
+    method: str
+    params: Params
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer to a call of ours: `error` if it is not None, else `result`. An id of an impossible type is None."""
+
+    id: Id
+    result: object
+    error: RpcError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A message to answer with `error`. `id` is None unless a usable one could be read.
+
+    `void` marks a message that has a version and an id and nothing else: from a host that drops a result of
+    undefined, it is the answer to our call of that id, with the result None. If no such call waits, answer it.
+    """
+
+    id: Id
+    code: int
+    message: str
+    data: ErrorData
+    void: bool = False
+
+    @property
+    def error(self) -> RpcError:
+        """Return the error to answer with."""
+        return RpcError(self.code, self.message, self.data)
+
+
+Item: TypeAlias = Request | Notification | Response | Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch, never empty. Its answers go out as one array, or not at all when there are none."""
+
+    items: tuple[Item, ...]
+
+
+Incoming: TypeAlias = Item | Batch
+
+_Json: TypeAlias = dict[str, object] | list[object] | str | int | float | bool | None
+
+_DECODER: Final = msgspec.json.Decoder(_Json)
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def decode(payload: bytes | bytearray | memoryview) -> Incoming:
+    """Decode one payload and say what it is. A leading BOM is ignored. Never raises."""
+    try:
+        value = _DECODER.decode(payload[len(BOM) :] if payload[: len(BOM)] == BOM else payload)
+    except msgspec.DecodeError as error:
+        return _unreadable(str(error))
+    except UnicodeDecodeError as error:
+        return _unreadable(f"not UTF-8: {error.reason}")
+    except RecursionError:
+        return _unreadable("nested too deeply")
+    if isinstance(value, list):
+        return _batch(cast("list[object]", value), len(payload))
+    return _classify(value, len(payload))
+
+
+def _batch(members: list[object], size: int) -> Batch | Invalid:
+    count = len(members)
+    if not 1 <= count <= MAX_BATCH_MEMBERS:
+        return _refuse(None, f"a batch has 1 to {MAX_BATCH_MEMBERS} members, this one has {count}")
+    share = -(-size // count)
+    return Batch(tuple([_classify(member, share) for member in members]))
+
+
+def _classify(value: object, size: int) -> Item:
+    if not isinstance(value, dict):
+        return _refuse(None, "a message is an object")
+    message = cast("dict[str, object]", value)
+    if "method" in message:
+        return _call(message, size)
+    if "result" in message or "error" in message:
+        return _response(message)
+    return _refuse(_id(message), "no method", void=message.keys() == {"jsonrpc", "id"})
+
+
+def _call(message: dict[str, object], size: int) -> Request | Notification | Invalid:
+    id_, method, params = _id(message), message["method"], message.get("params")
+    if id_ is None and message.get("id") is not None:
+        return _refuse(None, "an id is a string, a number or null")
+    if message.get("jsonrpc") != "2.0":
+        return _refuse(id_, 'jsonrpc is not "2.0"')
+    if not isinstance(method, str):
+        return _refuse(id_, "method is not a string")
+    if not (params is None or isinstance(params, dict | list)):
+        return _refuse(id_, "params is neither an object nor an array")
+    if "id" in message:
+        return Request(id_, method, cast("Params", params), size)
+    return Notification(method, cast("Params", params), size)
+
+
+def _response(message: dict[str, object]) -> Response:
+    error = message.get("error")
+    if error is None:
+        return Response(_id(message), message.get("result"), None)
+    return Response(_id(message), None, _error(error))
+
+
+def _error(value: object) -> RpcError:
+    body = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    code, message = body.get("code"), body.get("message")
+    if not isinstance(code, int) or isinstance(code, bool):
+        data = ErrorData(kind="malformed_answer", detail="error is not an object with an integer code")
+        return RpcError(Code.INTERNAL_ERROR, "The other side answered with a malformed error", data)
+    return RpcError(code, message if isinstance(message, str) else "The other side gave no message", body.get("data"))
+
+
+def _id(message: dict[str, object]) -> Id:
+    value = message.get("id")
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
+def _refuse(id_: Id, detail: str, *, void: bool = False) -> Invalid:
+    data = ErrorData(kind="invalid_request", detail=detail)
+    return Invalid(id_, Code.INVALID_REQUEST, "Invalid Request", data, void)
+
+
+def _unreadable(detail: str) -> Invalid:
+    return Invalid(None, Code.PARSE_ERROR, "Parse error", ErrorData(kind="parse_error", detail=detail))
+
+
+def encode_request(id_: Id, method: str, params: object = None) -> bytes:
+    """Encode a call to be answered; params that are None are left out. Raises EncodeError."""
+    return _encode({"jsonrpc": "2.0", "id": id_, "method": method, **_given("params", params)})
+
+
+def encode_notification(method: str, params: object = None) -> bytes:
+    """Encode a call that is not answered; params that are None are left out. Raises EncodeError."""
+    return _encode({"jsonrpc": "2.0", "method": method, **_given("params", params)})
+
+
+def encode_result(id_: Id, result: object) -> bytes:
+    """Encode the answer to the request `id_`. NaN and infinities become null. Raises EncodeError."""
+    return _encode({"jsonrpc": "2.0", "id": id_, "result": result})
+
+
+def encode_error(id_: Id, error: RpcError) -> bytes:
+    """Encode the refusal of the request `id_`, or of bytes without an id (None). Raises EncodeError."""
+    body = {"code": error.code, "message": error.message, **_given("data", error.data)}
+    return _encode({"jsonrpc": "2.0", "id": id_, "error": body})
+
+
+def join_batch(parts: list[bytes]) -> bytes:
+    """Join encoded messages to one batch. There is no empty batch: with no parts, send nothing."""
+    return b"[%b]" % b",".join(parts)
+
+
+def _given(name: str, value: object) -> dict[str, object]:
+    return {} if value is None else {name: value}
+
+
+def _encode(message: dict[str, object]) -> bytes:
+    try:
+        text = _ENCODER.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EncodeError(f"A message cannot be written as JSON: {error}") from error
+    # Only a msgspec.Raw from elsewhere can hold a newline, between tokens; as one it would end an NDJSON frame.
+    return text.replace(b"\n", b" ")
