@@ -19,6 +19,7 @@ Seconds = Annotated[float, Meta(gt=0, le=MOST_SECONDS)]
 Count = Annotated[int, Meta(ge=1, le=MOST_COUNT)]
 Text = Annotated[str, Meta(pattern=_PRINTABLE)]
 Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
+Address = Annotated[str, Meta(min_length=1, pattern=_PRINTABLE)]
 Level = Literal["debug", "info", "warn", "error"]
 
 
@@ -57,7 +58,7 @@ class Platform(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The platform's API: where it is, who we are to it, and how it may be reached."""
 
     base_url: Annotated[
-        Name,
+        Address,
         About(
             "Platform URL",
             "Where the platform's API is; a path prefix is kept.",

@@ -4,6 +4,7 @@ Everything here is derived from the structs in `plugin/config.py`.
 """
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,13 +12,25 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import FieldInfo
 
 from plugin.config import About, Config
 from plugin.secret import Secret
 
 PREFIX = "AGENTIC_SYNC_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"  # names the file; no key of the configuration
+CHOICE = ("api_key", "api_key_env", "api_key_file")  # at most one of them in one place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A line of the configuration's table for people; `a[].b` is a member of each element of the list `a`."""
+
+    key: str
+    default: str
+    environment: tuple[str, ...]
+    help: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +124,69 @@ def expectation(kind: object) -> str:
         case _:
             least, most = leaf.get("minLength", 0), leaf.get("maxLength")
             return f"text of {least} to {most} characters on one line" if most else "text on one line"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of what a host may give, with defaults; secrets are `writeOnly` without one.
+
+    It accepts what the types accept; rules between settings and on URLs and files are in `plugin/rules.py`.
+    """
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(Config)}
+
+
+def table() -> list[Row]:
+    """Return a row for every key, and for every member of the lists' elements."""
+    rows: list[Row] = []
+    for key in keys():
+        rows.append(_row(key.path, key.default, key.about, key.environment))
+        if element := struct_of(element_of(key.kind)):
+            members = msgspec.structs.fields(element)
+            rows.extend(_row(f"{key.path}[].{one.name}", one.default, _about(one.type), ()) for one in members)
+    return rows
+
+
+def _row(path: str, default: object, about: About, environment: tuple[str, ...]) -> Row:
+    if default is NODEFAULT:
+        text = "required"
+    elif isinstance(default, float):
+        text = f"{default:g}"
+    else:
+        text = about.default or ("none" if vacant(default) else msgspec.json.encode(default).decode())
+    return Row(key=path, default=text, environment=environment, help=about.help)
+
+
+def _schema(kind: object) -> dict[str, Any]:
+    if struct := struct_of(kind):
+        fields = msgspec.structs.fields(struct)
+        schema: dict[str, Any] = {
+            "type": "object",
+            "description": inspect.cleandoc(struct.__doc__ or "").partition("\n")[0],
+            "properties": {field.name: _member_schema(field) for field in fields},
+            "required": [field.name for field in fields if field.required],
+            "additionalProperties": False,
+        }
+        if {field.name for field in fields}.issuperset(CHOICE):
+            nothing: dict[str, Any] = {"enum": [None, ""]}
+            schema["anyOf"] = [
+                {"properties": {other: nothing for other in CHOICE if other != chosen}} for chosen in CHOICE
+            ]
+        return schema
+    if element := element_of(kind):
+        return {"type": "array", "items": _schema(element)}
+    return _leaf_schema(kind)
+
+
+def _member_schema(field: FieldInfo) -> dict[str, Any]:
+    about, schema = _about(field.type), _schema(field.type)
+    if about.label:
+        schema = {"title": about.label, "description": about.help, **schema}
+    if vacant(field.default):
+        schema["type"] = [schema["type"], "null"]
+    elif not field.required and not struct_of(field.type):
+        schema["default"] = msgspec.json.decode(msgspec.json.encode(field.default))
+    if bare(field.type) is Secret:
+        schema["writeOnly"] = True
+    return schema
 
 
 def _about(kind: object) -> About:

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from plugin.config import Config
-from plugin.keys import bare, element_of, expectation, keys, nearest, struct_of, vacant
+from plugin.keys import CHOICE, bare, element_of, expectation, keys, nearest, struct_of, vacant
 from plugin.secret import Secret
 
-CHOICE = ("api_key", "api_key_env", "api_key_file")  # at most one of them in one place
+PLATFORM_KEY = tuple(f"platform.{name}" for name in CHOICE)
 _LONGEST_PATH = 100
 _HUGE = 10**15
 
@@ -35,8 +35,7 @@ class Reading:
     def tree(self, tree: Mapping[str, object]) -> dict[str, object]:
         """Read a nested tree of settings; return the sound ones by their dotted path."""
         found = dict(self._section(tree, Config, ""))
-        for section in ("platform",):
-            self.choice(section, [name for name in CHOICE if f"{section}.{name}" in found])
+        self.choice([path for path in PLATFORM_KEY if path in found])
         return found
 
     def _section(self, tree: Mapping[Any, object], struct: type[Struct], prefix: str) -> Iterable[tuple[str, object]]:
@@ -45,10 +44,8 @@ class Reading:
             path = f"{prefix}{name}"
             field = fields.get(name)
             if field is None:
-                self.refuse(
-                    path,
-                    f"unknown key{nearest(path, [*(prefix + known for known in fields), *(key.path for key in keys())])}",
-                )
+                known = [*(f"{prefix}{other}" for other in fields), *(key.path for key in keys())]
+                self.refuse(path, f"unknown key{nearest(path, known)}")
             elif section := struct_of(field.type):
                 if isinstance(value, Mapping):
                     yield from self._section(cast("Mapping[Any, object]", value), section, f"{path}.")
@@ -84,7 +81,7 @@ class Reading:
             elif field.required:
                 self.refuse(f"{path}.{name}", f"missing; expected {expectation(field.type)}")
                 read[name] = UNSET
-        sound = self.choice(path, [name for name in CHOICE if name in read])
+        sound = self.choice([f"{path}.{name}" for name in CHOICE if name in read])
         return struct(**read) if sound and not unknown and UNSET not in read.values() else UNSET
 
     def _leaf(self, value: object, kind: object, path: str) -> object:
@@ -95,11 +92,12 @@ class Reading:
         except msgspec.ValidationError:
             return self._mismatch(path, expectation(kind), value)
 
-    def choice(self, place: str, given: list[str]) -> bool:
-        """Refuse more than one way to give a key in one place; return whether that is well."""
-        if len(given) > 1:
-            self.refuse(f"{place}.{given[1]}", f"{' and '.join(given)} are given; only one of them may be")
-        return len(given) <= 1
+    def choice(self, ways: list[str]) -> bool:
+        """Refuse more than one way to give the key of one place; return whether that is well."""
+        if len(ways) > 1:
+            names = " and ".join(way.rpartition(".")[2] for way in ways)
+            self.refuse(ways[1], f"{names} are given; only one of them may be")
+        return len(ways) <= 1
 
     def _mismatch(self, path: str, expected: str, value: object) -> object:
         return self.refuse(path, f"expected {expected}, got {_kind(value)}")

@@ -19,12 +19,11 @@ from msgspec.structs import replace
 from plugin.config import Config
 from plugin.errors import ConfigInvalid
 from plugin.keys import FILE_VARIABLE, PREFIX, Key, bare, element_of, keys, nearest, struct_of
-from plugin.reading import CHOICE, Reading
+from plugin.reading import PLATFORM_KEY, Reading
 from plugin.rules import check
 
 RESTART_ONLY = tuple(key.path for key in keys() if key.about.restart)
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_CREDENTIALS = tuple(f"platform.{name}" for name in CHOICE)
 
 Problems = list[tuple[str, str]]
 
@@ -60,7 +59,7 @@ def home(environ: Mapping[str, str]) -> Path:
 
 def changed(old: Config, new: Config) -> list[str]:
     """Return the dotted paths that differ; `bindings` and `identities` count as one each."""
-    return [key.path for key in keys() if _value(old, key.path) != _value(new, key.path)]
+    return [key.path for key in keys() if value_at(old, key.path) != value_at(new, key.path)]
 
 
 def check_change(old: Config, new: Config) -> None:
@@ -72,6 +71,14 @@ def check_change(old: Config, new: Config) -> None:
     fixed = [path for path in changed(old, new) if path in RESTART_ONLY]
     if fixed:
         raise ConfigInvalid([(path, "cannot change while the plugin runs; a restart is needed") for path in fixed])
+
+
+def value_at(config: Config, path: str) -> object:
+    """Return the value of a key by its dotted path."""
+    value: object = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def explain(config: Config) -> dict[str, Any]:
@@ -102,15 +109,15 @@ def _environment(environ: Mapping[str, str], problems: Problems) -> _Source:
         value = _parse(environ[variable].strip(), key, reading)
         if value is not UNSET:
             values[key.path], names[key.path] = value, reading.source
-    Reading("environment", problems).choice("platform", [path for path in _CREDENTIALS if path in values])
+    Reading("environment", problems).choice([path for path in PLATFORM_KEY if path in values])
     return _Source(values, names)
 
 
 def _parse(text: str, key: Key, reading: Reading) -> object:
     """Read the text of a variable as its key's type wants it."""
     kind, value = bare(key.kind), cast("object", text)
-    if not text.isprintable():
-        return reading.refuse(key.path, "expected text on one line in UTF-8")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return reading.refuse(key.path, "expected text in UTF-8, got other bytes")
     if kind is bool:
         value = _WORDS.get(text.lower(), text)
     elif kind is int or kind is float:
@@ -163,9 +170,9 @@ def _merge(sources: Sequence[_Source]) -> tuple[dict[str, object], dict[str, str
     values: dict[str, object] = {}
     names: dict[str, str] = {}
     for source in sources:
-        settled = any(path in values for path in _CREDENTIALS)
+        settled = any(path in values for path in PLATFORM_KEY)
         for path, value in source.values.items():
-            if path not in values and not (settled and path in _CREDENTIALS):
+            if path not in values and not (settled and path in PLATFORM_KEY):
                 values[path], names[path] = value, source.names[path]
     return values, names
 
@@ -204,10 +211,3 @@ def _expand(text: str, environ: Mapping[str, str]) -> str:
     if text == "~" or text.startswith("~/"):
         text = (environ.get("HOME") or str(Path.home())) + text[1:]
     return str(Path(text).absolute())
-
-
-def _value(config: Config, path: str) -> object:
-    value: object = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
