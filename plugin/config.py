@@ -4,7 +4,9 @@ Times are seconds, sizes are bytes. Where each value comes from is in `plugin/so
 `About`: what a form calls it, what it does, which other environment names set it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -276,3 +278,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shutdown_grace_s: Annotated[
         Seconds, About("Shutdown grace", "Seconds that a `shutdown` may take to finish its work.", advanced=True)
     ] = 5.0
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """Return the folder that the Go agent calls home: CORE_HOME, else HOME, else the account's."""
+    return Path(environ.get("CORE_HOME") or environ.get("HOME") or Path.home())

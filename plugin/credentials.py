@@ -12,9 +12,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from plugin.config import Config, Identity
+from plugin.config import Config, Identity, home
 from plugin.secret import Secret
-from plugin.sources import home
 
 _PLATFORM_VARIABLES = ("CORE_AGENT_API_KEY", "CORE_BRAIN_KEY")
 _MAX_BYTES = 16 * 1024

@@ -16,7 +16,7 @@ import platformdirs
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from plugin.config import Config
+from plugin.config import Config, home
 from plugin.errors import ConfigInvalid
 from plugin.keys import FILE_VARIABLE, PREFIX, Key, bare, element_of, keys, nearest, struct_of
 from plugin.reading import PLATFORM_KEY, Reading
@@ -50,11 +50,6 @@ def load(environ: Mapping[str, str], host: Mapping[str, object] | None = None) -
     if problems:
         raise ConfigInvalid(problems)
     return config
-
-
-def home(environ: Mapping[str, str]) -> Path:
-    """Return the folder that the Go agent calls home: CORE_HOME, else HOME, else the account's."""
-    return Path(environ.get("CORE_HOME") or environ.get("HOME") or Path.home())
 
 
 def changed(old: Config, new: Config) -> list[str]:

@@ -5,11 +5,11 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from plugin.config import Binding, Config, Identity
+from plugin.config import Binding, Config, Identity, home
 from plugin.errors import ConfigInvalid
 from plugin.keys import keys, schema, table
 from plugin.secret import Secret
-from plugin.sources import RESTART_ONLY, changed, check_change, explain, home, load
+from plugin.sources import RESTART_ONLY, changed, check_change, explain, load
 
 Host = Mapping[str, object]
 
