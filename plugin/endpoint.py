@@ -13,9 +13,12 @@ import httpx
 
 from plugin.errors import BadEndpoint
 
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAX_NAME = 253
+_MAX_PORT = 65535
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 # IPv6 blocks whose last 32 bits are an IPv4 address: translated (NAT64) and the deprecated compatible form.
@@ -54,8 +57,8 @@ def check_target(url: str, reach: Reach) -> str:
     host = _host(parsed.raw_host.decode("ascii"))
     address = _address(host)
     _check_scheme(parsed.scheme, host, address, reach)
-    if address is not None:
-        _check_address(host, address)
+    if address is not None and _is_refused(address):
+        raise BadEndpoint(f"{host}: link-local, multicast and unspecified addresses are refused")
     if reach.allow_hosts and not any(_covers(entry.lower(), host) for entry in reach.allow_hosts):
         raise BadEndpoint(f"{host} is not in allow_hosts")
     port = "" if parsed.port is None else f":{parsed.port}"
@@ -83,22 +86,23 @@ def _parse(url: str) -> httpx.URL:
         raise BadEndpoint("a user name or password in a URL is refused; tokens are configured on their own")
     if "?" in url or "#" in url:
         raise BadEndpoint("a query or fragment in a URL is refused; it ends with its path")
-    if parsed.port == 0:
-        raise BadEndpoint("port 0 cannot be contacted")
+    if parsed.port is not None and not 0 < parsed.port <= _MAX_PORT:
+        raise BadEndpoint(f"port {parsed.port} does not exist")
     return parsed
 
 
 def _host(raw: str) -> str:
     """Return the host without a trailing dot, once it is known to be a name or an address and nothing else."""
     if ":" in raw:
-        return raw
+        # httpx has checked its form; here it gets its shortest spelling.
+        return ipaddress.IPv6Address(raw).compressed
     host = raw.removesuffix(".")
     if len(host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in host.split(".")):
         raise BadEndpoint("the URL has no usable host name; it should look like https://host/prefix")
     return host
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(host: str) -> _Address | None:
     """Return the address that the host is written as, None for a name; odd spellings of addresses are refused."""
     try:
         if ":" in host:
@@ -111,7 +115,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None
 
 
-def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _carried(address: ipaddress.IPv6Address) -> _Address:
     """Return the IPv4 address that an IPv6 address stands for, else itself; a zone (%eth0) is refused."""
     if address.scope_id is not None:
         raise ValueError
@@ -122,9 +126,7 @@ def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddres
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _check_scheme(
-    scheme: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, reach: Reach
-) -> None:
+def _check_scheme(scheme: str, host: str, address: _Address | None, reach: Reach) -> None:
     if scheme == "https":
         return
     if scheme != "http":
@@ -134,11 +136,14 @@ def _check_scheme(
         raise BadEndpoint(f"{host}: http would show the token to the network; use https, or set allow_insecure_http")
 
 
-def _check_address(host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    if address.is_link_local or address.is_multicast or address.is_unspecified or address == _BROADCAST:
-        raise BadEndpoint(f"{host}: link-local, multicast and unspecified addresses are refused")
-    if address in _THIS_NETWORK:
-        raise BadEndpoint(f"{host}: link-local, multicast and unspecified addresses are refused")
+def _is_refused(address: _Address) -> bool:
+    return (
+        address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address == _BROADCAST
+        or address in _THIS_NETWORK
+    )
 
 
 def _covers(entry: str, host: str) -> bool:

@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -114,8 +115,17 @@ class Web:
 
     def _open(self) -> aiohttp.ClientSession:
         # No limits: requests are bounded before they come here, nothing may queue inside the pool.
-        connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self._tls, keepalive_timeout=IDLE_S)
+        connector = aiohttp.TCPConnector(
+            limit=0, limit_per_host=0, ssl=self._tls, keepalive_timeout=IDLE_S, socket_factory=self._socket
+        )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+    def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
+        connection = socket.socket(info[0], info[1], info[2])
+        # A server that accepts and never reads would keep a closed connection and its unsent bytes for ever.
+        if sys.platform == "linux":
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._reach.timeout_s * 1000))
+        return connection
 
     def _build(
         self,

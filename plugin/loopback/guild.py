@@ -10,16 +10,13 @@ The backend's own code is private; a guild or a center that does what these do i
 
 import itertools
 import ssl
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import msgspec
 
 from plugin.clock import Clock
-from plugin.loopback.faults import FaultMenu
 from plugin.loopback.server import Arrival, Reply, Route, Server, Subject
 
 PresenceStatus = Literal["idle", "on_call", "busy", "offline"]
@@ -71,8 +68,8 @@ class Member:
     guilds: tuple["LoopbackGuild", ...]
 
 
-class LoopbackGuild:
-    """A guild that shows who is doing what; `async with` starts and stops it."""
+class LoopbackGuild(Server):
+    """A guild that shows who is doing what. Its route is called presence; the agent of an arrival is the user id."""
 
     def __init__(
         self,
@@ -85,78 +82,13 @@ class LoopbackGuild:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Describe the guild; nothing is opened before `start`."""
+        presence = Route(name="presence", method="PUT", path=path, subject=_user, apply=self._put)
+        super().__init__((presence,), clock=clock, tls=tls, prefix=prefix, lose=self.lose_rows)
         self.node_id = node_id
         self.ttl_s = ttl_s
-        self.server = Server(clock=clock, tls=tls, prefix=prefix, lose=self.lose_rows)
         self.tokens: dict[str, str] = {}
         self.presence: dict[str, PresenceStatus] = {}
         self.puts: list[Put] = []
-        self._path = path
-
-    @property
-    def url(self) -> str:
-        """The endpoint; it changes with `move`."""
-        return self.server.url
-
-    @property
-    def menu(self) -> FaultMenu:
-        """What goes wrong; the route is called presence, the agent is the user id."""
-        return self.server.menu
-
-    @property
-    def arrivals(self) -> list[Arrival]:
-        """Every request, in order, whatever became of it; its agent is the user id."""
-        return self.server.arrivals
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests are being answered now."""
-        return self.server.in_flight
-
-    @property
-    def most_in_flight(self) -> int:
-        """The most requests that were being answered at any time."""
-        return self.server.most_in_flight
-
-    @property
-    def most_in_flight_of(self) -> Counter[str]:
-        """The same, for each user id."""
-        return self.server.most_in_flight_of
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        await self.server.start(
-            Route(name="presence", method="PUT", path=self._path, subject=_user, apply=self._put),
-        )
-
-    async def stop(self) -> None:
-        """Stop for good; never hangs."""
-        await self.server.stop()
-
-    async def down(self) -> None:
-        """Refuse connections from now on; those that are open are reset."""
-        await self.server.down()
-
-    async def up(self) -> None:
-        """Listen again, on the same port."""
-        await self.server.up()
-
-    async def move(self) -> str:
-        """Come back on another port, still as the same node; return the new endpoint."""
-        return await self.server.move()
-
-    async def wait_until(self, predicate: Callable[[Self], bool], timeout_s: float = 20.0) -> None:
-        """Wait until the predicate holds for this guild; TimeoutError otherwise."""
-        await self.server.wait_until(lambda: predicate(self), timeout_s)
 
     def lose_rows(self) -> None:
         """Forget who is doing what; the log of puts stays."""
@@ -188,8 +120,8 @@ class LoopbackGuild:
         return Reply(data={"user_id": owner, "status": wanted.status})
 
 
-class LoopbackCenter:
-    """The center: it lets agents log in and issues their guild tokens; `async with` starts and stops it.
+class LoopbackCenter(Server):
+    """The center: it lets agents log in and issues their guild tokens. Its route is called session.
 
     A login returns the same tokens until `rotate` replaces them.
     """
@@ -204,64 +136,13 @@ class LoopbackCenter:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Describe the center; nothing is opened before `start`."""
-        self.server = Server(clock=clock, tls=tls, prefix=prefix, lose=self._lose_tokens)
+        session = Route(name="session", method="POST", path=path, subject=_agent, apply=self._login)
+        super().__init__((session,), clock=clock, tls=tls, prefix=prefix, lose=self._lose_tokens)
         self.expires_at = expires_at
         self.members: dict[str, Member] = {}
         self.logins: list[Login] = []
-        self._path = path
         self._issued: dict[tuple[str, str], str] = {}
         self._serial = itertools.count(1)
-
-    @property
-    def url(self) -> str:
-        """The base URL, prefix included."""
-        return self.server.url
-
-    @property
-    def menu(self) -> FaultMenu:
-        """What goes wrong; the route is called session."""
-        return self.server.menu
-
-    @property
-    def arrivals(self) -> list[Arrival]:
-        """Every request, in order, whatever became of it."""
-        return self.server.arrivals
-
-    @property
-    def most_in_flight_of(self) -> Counter[str]:
-        """The most logins of each agent that were being answered at any time."""
-        return self.server.most_in_flight_of
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        await self.server.start(
-            Route(name="session", method="POST", path=self._path, subject=_agent, apply=self._login),
-        )
-
-    async def stop(self) -> None:
-        """Stop for good; never hangs."""
-        await self.server.stop()
-
-    async def down(self) -> None:
-        """Refuse connections from now on; those that are open are reset."""
-        await self.server.down()
-
-    async def up(self) -> None:
-        """Listen again, on the same port."""
-        await self.server.up()
-
-    async def wait_until(self, predicate: Callable[[Self], bool], timeout_s: float = 20.0) -> None:
-        """Wait until the predicate holds for this center; TimeoutError otherwise."""
-        await self.server.wait_until(lambda: predicate(self), timeout_s)
 
     def add(self, agent: str, *guilds: LoopbackGuild, api_key: str = "", user_id: str = "") -> Member:
         """Make an agent a member of these guilds (of these only); the key is `key-<agent>`, the user `user-<agent>`."""

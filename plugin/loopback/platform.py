@@ -9,13 +9,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import msgspec
 
 from plugin.clock import Clock
-from plugin.loopback.faults import FaultMenu
 from plugin.loopback.server import Arrival, Reply, Route, Server, Subject
 
 MAX_ROWS = 25
@@ -31,7 +29,7 @@ class SyncBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Dispatch(msgspec.Struct, frozen=True, kw_only=True):
-    id: str = ""
+    id: Any = ""
 
 
 class _Posted(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +58,8 @@ class RateWindow:
     seconds: float = 60.0
 
 
-class LoopbackPlatform:
-    """A platform that keeps what it got; `async with` starts and stops it.
+class LoopbackPlatform(Server):
+    """A platform that keeps what it got. Its routes are called sync, context and status.
 
     `deduplicate` honours the Idempotency-Key (the public platform does not); with `strict_keys` a key that comes again
     with another body is refused with 422. Requests that hold a record of `poison` are refused whole, with 422.
@@ -79,7 +77,19 @@ class LoopbackPlatform:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Describe the platform; nothing is opened before `start`."""
-        self.server = Server(clock=clock, tls=tls, prefix=prefix, lose=self.lose_rows, every_answer=self._rate_headers)
+        route, checked = "/v1/agent/", self._checked
+        super().__init__(
+            (
+                Route(name="sync", method="POST", path=f"{route}sync", subject=_posted, apply=checked(self._sync)),
+                Route(name="context", method="GET", path=f"{route}context", subject=_asked, apply=checked(self._pull)),
+                Route(name="status", method="GET", path=f"{route}status", subject=_asked, apply=checked(self._state)),
+            ),
+            clock=clock,
+            tls=tls,
+            prefix=prefix,
+            lose=self.lose_rows,
+            limits=self._rate_headers,
+        )
         self.tokens = set(tokens)
         self.deduplicate = deduplicate
         self.strict_keys = strict_keys
@@ -97,61 +107,9 @@ class LoopbackPlatform:
         self._calls: dict[str, int] = {}
 
     @property
-    def url(self) -> str:
-        """The base URL, prefix included."""
-        return self.server.url
-
-    @property
-    def menu(self) -> FaultMenu:
-        """What goes wrong; the routes are called sync, context and status."""
-        return self.server.menu
-
-    @property
-    def arrivals(self) -> list[Arrival]:
-        """Every request, in order, whatever became of it."""
-        return self.server.arrivals
-
-    @property
     def pushes(self) -> list[Arrival]:
         """The arrivals at the sync route."""
         return [arrival for arrival in self.arrivals if arrival.route == "sync"]
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        await self.server.start(
-            Route(name="sync", method="POST", path="/v1/agent/sync", subject=_posted, apply=self._checked(self._sync)),
-            Route(
-                name="context", method="GET", path="/v1/agent/context", subject=_asked, apply=self._checked(self._pull)
-            ),
-            Route(
-                name="status", method="GET", path="/v1/agent/status", subject=_asked, apply=self._checked(self._state)
-            ),
-        )
-
-    async def stop(self) -> None:
-        """Stop for good; never hangs."""
-        await self.server.stop()
-
-    async def down(self) -> None:
-        """Refuse connections from now on; those that are open are reset."""
-        await self.server.down()
-
-    async def up(self) -> None:
-        """Listen again, on the same port."""
-        await self.server.up()
-
-    async def wait_until(self, predicate: Callable[[Self], bool], timeout_s: float = 20.0) -> None:
-        """Wait until the predicate holds for this platform; TimeoutError otherwise."""
-        await self.server.wait_until(lambda: predicate(self), timeout_s)
 
     def lose_rows(self) -> None:
         """Forget records, context and the answers kept for idempotency keys."""
@@ -164,7 +122,7 @@ class LoopbackPlatform:
             if arrival.token not in self.tokens:
                 return _refusal(401, error="unauthorised", message="The token is not known.")
             if self.rate is not None and not self._admit(self.rate, arrival.token or ""):
-                wait_s = max(1, round(self._window_ends - self.server.clock.now()))
+                wait_s = max(1, round(self._window_ends - self.clock.now()))
                 reply = _refusal(429, error="rate_limited", message="Too many requests.")
                 return Reply(status=reply.status, data=reply.data, headers={"Retry-After": str(wait_s)})
             return route(arrival, body)
@@ -172,7 +130,7 @@ class LoopbackPlatform:
         return apply
 
     def _admit(self, rate: RateWindow, token: str) -> bool:
-        now = self.server.clock.now()
+        now = self.clock.now()
         if now >= self._window_ends:
             self._window_ends = now + rate.seconds
             self._calls = {}
@@ -182,7 +140,7 @@ class LoopbackPlatform:
     def _rate_headers(self) -> dict[str, str]:
         rate = self.rate or RateWindow()
         used = max(self._calls.values(), default=0)
-        ends = self._window_ends or self.server.clock.now() + rate.seconds
+        ends = self._window_ends or self.clock.now() + rate.seconds
         return {
             "X-RateLimit-Limit": str(rate.calls),
             "X-RateLimit-Remaining": str(max(0, rate.calls - used)),
@@ -234,7 +192,7 @@ class LoopbackPlatform:
         if problem := _agent_problem(arrival):
             return problem
         since = _when(arrival.query.get("since"))
-        now = datetime.fromtimestamp(self.server.clock.now(), UTC)
+        now = datetime.fromtimestamp(self.clock.now(), UTC)
         rows = [row for row in self.context_rows if _served(row, arrival.agent, since, now)]
         rows.sort(key=lambda row: _when(row.get("created_at")) or now, reverse=True)
         self._last_pull[arrival.agent] = self._stamp()
@@ -253,7 +211,7 @@ class LoopbackPlatform:
         return Reply(data={"data": data})
 
     def _stamp(self) -> str:
-        return datetime.fromtimestamp(self.server.clock.now(), UTC).isoformat()
+        return datetime.fromtimestamp(self.clock.now(), UTC).isoformat()
 
 
 def _refusal(status: int, *, error: str, message: str) -> Reply:
@@ -275,7 +233,7 @@ def _posted(_params: Mapping[str, str], body: bytes) -> Subject:
         posted = msgspec.json.decode(body, type=_Posted)
     except msgspec.DecodeError:
         return Subject()
-    return Subject(agent=posted.agent_id, ids=tuple(dispatch.id for dispatch in posted.dispatches))
+    return Subject(agent=posted.agent_id, ids=tuple(str(dispatch.id) for dispatch in posted.dispatches))
 
 
 def _asked(params: Mapping[str, str], _body: bytes) -> Subject:

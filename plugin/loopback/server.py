@@ -1,17 +1,16 @@
 """The server below the loopback platform, center and guilds: it listens, records, counts, and misbehaves on request."""
 
 import asyncio
-import contextlib
 import hashlib
 import socket
 import ssl
-import struct
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import assert_never
+from types import TracebackType
+from typing import Self, assert_never
 
 import msgspec
 from aiohttp import web
@@ -31,10 +30,10 @@ from plugin.loopback.faults import (
     RetryAfter,
     Status,
 )
+from plugin.loopback.sockets import bound, cut, drip, reset, write_raw
 
 _BACKLOG = 1024
 _MAX_BODY_BYTES = 1024 * 1024 * 1024
-_LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ class Reply:
 class Route:
     """One route: `subject` reads whom it is about, `apply` takes effect and answers; neither waits.
 
-    Both get the path's parameters and the body.
+    `subject` gets the parameters of query and path, both get the body.
     """
 
     name: str
@@ -88,20 +87,32 @@ class Route:
     apply: Callable[[Arrival, bytes], Reply]
 
 
-class Server:
-    """One origin on 127.0.0.1: its port stays the same over `down` and `up`, and changes with `move`.
+# Requests to anywhere else are recorded too: what was not to be contacted must be seen when it is.
+_UNKNOWN = Route(
+    name="unknown",
+    method="*",
+    path="/",
+    subject=lambda _params, _body: Subject(),
+    apply=lambda _arrival, _body: Reply(status=404, data={"error": "not_found", "message": "There is no such route."}),
+)
 
-    `limits` gives headers for every answer. Stopping is abrupt, as a crash is: open connections are reset.
+
+class Server:
+    """One origin on 127.0.0.1; `async with` starts and stops it.
+
+    The port stays the same over `down` and `up`, and changes with `move`. Stopping is abrupt, as a crash is: open
+    connections are reset. `lose` forgets what the server holds; `limits` gives headers that every answer carries.
     """
 
     def __init__(
         self,
+        routes: Sequence[Route],
         *,
-        clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
-        prefix: str = "",
-        lose: Callable[[], None] = lambda: None,
-        every_answer: Callable[[], Mapping[str, str]] = dict,
+        clock: Clock | None,
+        tls: ssl.SSLContext | None,
+        prefix: str,
+        lose: Callable[[], None],
+        limits: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.menu = FaultMenu()
         self.arrivals: list[Arrival] = []
@@ -109,17 +120,26 @@ class Server:
         self.most_in_flight = 0
         self.most_in_flight_of: Counter[str] = Counter()
         self.clock = clock or SystemClock()
-        self._in_flight_of: Counter[str] = Counter()
+        self._routes = tuple(routes)
         self._tls = tls
         self._prefix = prefix
         self._lose = lose
-        self._every_answer = every_answer
-        self._routes: tuple[Route, ...] = ()
+        self._limits = limits
+        self._in_flight_of: Counter[str] = Counter()
         self._runner: web.AppRunner | None = None
         self._reserved: socket.socket | None = None
         self._port = 0
         self._late: set[asyncio.Task[Reply]] = set()
         self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     @property
     def url(self) -> str:
@@ -131,9 +151,8 @@ class Server:
         """Whether connections are accepted."""
         return self._runner is not None
 
-    async def start(self, *routes: Route) -> None:
-        """Serve these routes on a free port."""
-        self._routes = routes
+    async def start(self) -> None:
+        """Listen on a free port."""
         self._reserve()
         await self.up()
 
@@ -156,7 +175,7 @@ class Server:
             await site.stop()
         if runner.server is not None:
             for connection in runner.server.connections:
-                _reset(connection.transport)
+                reset(connection.transport)
         await runner.cleanup()
 
     async def up(self) -> None:
@@ -166,10 +185,11 @@ class Server:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         for route in self._routes:
             app.router.add_route(route.method, self._prefix + route.path, self._handler(route))
+        app.router.add_route("*", "/{path:.*}", self._handler(_UNKNOWN))
         # A caller that leaves ends its handler, so that what is counted in flight is.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
-        await web.SockSite(runner, _bound(self._port), ssl_context=self._tls, backlog=_BACKLOG).start()
+        await web.SockSite(runner, bound(self._port), ssl_context=self._tls, backlog=_BACKLOG).start()
         self._runner = runner
 
     async def move(self) -> str:
@@ -182,10 +202,13 @@ class Server:
         await self.up()
         return self.url
 
-    async def wait_until(self, predicate: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until the predicate holds; it is asked after every request and effect. TimeoutError otherwise."""
+    async def wait_until(self, predicate: Callable[[Self], bool], timeout_s: float = 20.0) -> None:
+        """Wait until the predicate holds for this server; it is asked after every request and effect, and `notify`.
+
+        TimeoutError when it doesn't hold in time.
+        """
         async with asyncio.timeout(timeout_s):
-            while not predicate():
+            while not predicate(self):
                 await self._changed.wait()
 
     def notify(self) -> None:
@@ -195,7 +218,7 @@ class Server:
 
     def _reserve(self) -> None:
         """Take a free port; on Linux a bound socket that never listens keeps it ours while the server is down."""
-        reserved = _bound(0)
+        reserved = bound(0)
         self._port = reserved.getsockname()[1]
         if sys.platform == "linux":
             self._reserved = reserved
@@ -253,7 +276,7 @@ class Server:
 
     def _answer(self, reply: Reply, extra: Mapping[str, str] | None = None) -> web.Response:
         body = b"" if reply.data is None else msgspec.json.encode(reply.data)
-        headers = {**self._every_answer(), "Content-Type": "application/json", **reply.headers, **(extra or {})}
+        headers = {**self._limits(), "Content-Type": "application/json", **reply.headers, **(extra or {})}
         return web.Response(status=reply.status, body=body, headers=headers)
 
     async def _misbehave(self, fault: Fault, request: web.Request, apply: Callable[[], Reply]) -> web.StreamResponse:
@@ -271,13 +294,13 @@ class Server:
             case Hang():
                 await asyncio.Event().wait()
             case Reset():
-                _reset(request.transport)
+                reset(request.transport)
             case Cut():
-                await _cut(request)
+                await cut(request)
             case Drip() as kind:
-                await self._drip(request, kind)
+                await drip(request, kind, self.clock)
             case NotHttp() as kind:
-                _write_raw(request.transport, kind.raw)
+                write_raw(request.transport, kind.raw)
             case _:
                 assert_never(fault.kind)
         # The connection is gone: aiohttp notices, and writes nothing of this.
@@ -285,14 +308,14 @@ class Server:
 
     def _refuse(self, kind: Status | RetryAfter) -> web.Response:
         if isinstance(kind, Status):
-            return web.Response(status=kind.code, headers={**self._every_answer(), **kind.headers}, body=kind.body)
+            return web.Response(status=kind.code, headers={**self._limits(), **kind.headers}, body=kind.body)
         after = formatdate(self.clock.now() + kind.seconds, usegmt=True) if kind.as_date else str(kind.seconds)
         data = {"error": "rate_limited", "message": "Too many requests."}
         return self._answer(Reply(status=kind.code, data=data, headers={"Retry-After": after}))
 
     def _exhausted(self, kind: RateLimit) -> dict[str, str]:
-        reset = int(self.clock.now()) + kind.reset_s if kind.as_epoch else kind.reset_s
-        return {"X-RateLimit-Remaining": str(kind.remaining), "X-RateLimit-Reset": str(reset)}
+        resets = int(self.clock.now()) + kind.reset_s if kind.as_epoch else kind.reset_s
+        return {"X-RateLimit-Remaining": str(kind.remaining), "X-RateLimit-Reset": str(resets)}
 
     async def _delayed(self, kind: Delay, reply: Reply | None, apply: Callable[[], Reply]) -> Reply:
         async def wait_and_apply() -> Reply:
@@ -307,40 +330,3 @@ class Server:
         self._late.add(task)
         task.add_done_callback(self._late.discard)
         return await asyncio.shield(task)
-
-    async def _drip(self, request: web.Request, kind: Drip) -> None:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        with contextlib.suppress(ConnectionError):
-            await response.prepare(request)
-            while True:
-                await response.write(kind.piece)
-                await self.clock.sleep(kind.interval_s)
-
-
-def _bound(port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
-
-
-def _reset(transport: asyncio.BaseTransport | None) -> None:
-    """End the connection with a TCP reset, not an orderly close."""
-    if isinstance(transport, asyncio.Transport):
-        connection: socket.socket | None = transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        transport.abort()
-
-
-async def _cut(request: web.Request) -> None:
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
-    await response.prepare(request)
-    await response.write(b'{"data": {"syn')
-    _reset(request.transport)
-
-
-def _write_raw(transport: asyncio.BaseTransport | None, raw: bytes) -> None:
-    if isinstance(transport, asyncio.Transport):
-        transport.write(raw)
-        transport.close()
