@@ -191,9 +191,10 @@ class _Blocks:
         if self._block_bytes > MAX_HEADER_BYTES:
             return self._lose("its header block is too long")
         name, colon, value = line.partition(b":")
-        if not colon:
-            return self._lose("a header line has no colon")
-        if name.strip(_BLANK).lower() != b"content-length":
+        name = name.strip(_BLANK).lower()
+        if not colon or not name.replace(b"-", b"").isalnum():
+            return self._lose("a line where headers belong is none")
+        if name != b"content-length":
             return []
         value = value.strip(_BLANK)
         if not value.isdigit() or len(value) > _MAX_DIGITS:
