@@ -24,18 +24,11 @@ CHOICE = ("api_key", "api_key_env", "api_key_file")  # at most one of them in on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A line of the configuration's table for people; `a[].b` is a member of each element of the list `a`."""
-
-    key: str
-    default: str
-    environment: tuple[str, ...]
-    help: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One setting: its dotted path, its type and default, and what is said of it."""
+    """One setting: its dotted path, its type and default, and what is said of it.
+
+    `a[].b` is a member of each element of the list `a`; it has no variable of its own.
+    """
 
     path: str
     kind: object  # the annotation of the struct's field
@@ -50,12 +43,21 @@ class Key:
     @property
     def environment(self) -> tuple[str, ...]:
         """Every name in the environment, in order of precedence."""
-        return (*self.about.environment, self.variable)
+        return () if "[]" in self.path else (*self.about.environment, self.variable)
 
     @property
     def secret(self) -> bool:
         """Whether the value must never be shown."""
         return bare(self.kind) is Secret
+
+    @property
+    def default_text(self) -> str:
+        """The default in words."""
+        if self.default is NODEFAULT:
+            return "required"
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return self.about.default or ("none" if vacant(self.default) else msgspec.json.encode(self.default).decode())
 
 
 @cache
@@ -70,7 +72,7 @@ def _keys(struct: type[Struct], prefix: str) -> Iterator[Key]:
         if section := struct_of(field.type):
             yield from _keys(section, f"{path}.")
         else:
-            yield Key(path=path, kind=field.type, default=field.default, about=_about(field.type))
+            yield _key(path, field)
 
 
 def bare(kind: object) -> object:
@@ -134,25 +136,18 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(Config)}
 
 
-def table() -> list[Row]:
-    """Return a row for every key, and for every member of the lists' elements."""
-    rows: list[Row] = []
+def table() -> list[Key]:
+    """Return every key, and after each list the members of its elements."""
+    rows: list[Key] = []
     for key in keys():
-        rows.append(_row(key.path, key.default, key.about, key.environment))
+        rows.append(key)
         if element := struct_of(element_of(key.kind)):
-            members = msgspec.structs.fields(element)
-            rows.extend(_row(f"{key.path}[].{one.name}", one.default, _about(one.type), ()) for one in members)
+            rows.extend(_key(f"{key.path}[].{field.name}", field) for field in msgspec.structs.fields(element))
     return rows
 
 
-def _row(path: str, default: object, about: About, environment: tuple[str, ...]) -> Row:
-    if default is NODEFAULT:
-        text = "required"
-    elif isinstance(default, float):
-        text = f"{default:g}"
-    else:
-        text = about.default or ("none" if vacant(default) else msgspec.json.encode(default).decode())
-    return Row(key=path, default=text, environment=environment, help=about.help)
+def _key(path: str, field: FieldInfo) -> Key:
+    return Key(path=path, kind=field.type, default=field.default, about=_about(field.type))
 
 
 def _schema(kind: object) -> dict[str, Any]:

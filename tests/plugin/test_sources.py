@@ -405,14 +405,15 @@ def test_explain_shows_no_secret(environ: dict[str, str]) -> None:
 
 
 def test_the_table_has_a_row_with_help_for_every_key_and_member() -> None:
-    rows = {row.key: row for row in table()}
+    rows = {row.path: row for row in table()}
     assert rows.keys() >= {key.path for key in keys()}
-    assert all(row.help and row.default for row in rows.values())
+    assert all(row.about.label and row.about.help and row.default_text for row in rows.values())
+    assert rows["identities[].agent_id"].environment == ()
     assert rows["agent_id"].environment == ("AGENT_NAME", "AGENTIC_SYNC_AGENT_ID")
-    assert rows["presence.interval_s"].default == "30"
-    assert rows["identities[].agent_id"].default == "required"
-    assert rows["identities[].enabled"].default == "true"
-    assert rows["platform.api_key"].default == "none"
+    assert rows["presence.interval_s"].default_text == "30"
+    assert rows["identities[].agent_id"].default_text == "required"
+    assert rows["identities[].enabled"].default_text == "true"
+    assert rows["platform.api_key"].default_text == "none"
 
 
 def test_the_schema_states_defaults_and_never_one_for_a_secret() -> None:
