@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -52,3 +53,8 @@ async def wait_until_set(event: asyncio.Event, seconds: float, clock: Clock) -> 
             task.cancel()
         await asyncio.gather(waiting, sleeping, return_exceptions=True)
     return event.is_set()
+
+
+def rfc3339(ms: int) -> str:
+    """Write wall-clock milliseconds since 1970 as people and other programs read them, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,69 @@
+"""The platform's gate in this process: what the store keeps of it, reckoned in a clock that never jumps."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from plugin.clock import Clock, rfc3339
+from plugin.store.interface import Gate, GateState
+from plugin.sync.outcome import LONGEST_LIMIT_S, LONGEST_WAIT_S, RATE_LIMITED
+
+
+class GateView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The gate as a person sees it; `until` is when the next probe may go."""
+
+    state: GateState
+    reason: str | UnsetType = UNSET
+    until: str | UnsetType = UNSET
+
+
+class LiveGate:
+    """Hold a platform's gate and say when a request may pass.
+
+    The stored gate knows the wall clock only; a wait that it puts further away than any wait can be (the clock was
+    set back) is pulled in. One that was parked is due at once: whoever started the plugin may have mended the cause.
+    """
+
+    def __init__(self, stored: Gate, clock: Clock) -> None:
+        self._clock = clock
+        self.set(stored)
+        most_s = 0.0 if stored.state is GateState.PARKED else _most_s(stored)
+        self._due = min(self._due, clock.monotonic() + most_s)
+
+    @property
+    def gate(self) -> Gate:
+        """Return the gate as it was last decided."""
+        return self._gate
+
+    @property
+    def open(self) -> bool:
+        """Whether requests pass freely."""
+        return self._gate.state is GateState.READY
+
+    @property
+    def wait_s(self) -> float:
+        """How long until a request may pass: as the probe when the gate is closed; 0 when one may now."""
+        return max(0.0, self._due - self._clock.monotonic())
+
+    def set(self, gate: Gate) -> None:
+        """Take a newly decided gate."""
+        self._gate = gate
+        until_ms = 0 if gate.until_ms is None else gate.until_ms
+        self._due = self._clock.monotonic() + max(0.0, until_ms / 1000 - self._clock.now())
+
+    def hurry(self) -> None:
+        """Let the probe go now: what the gate was closed for may have changed."""
+        self._due = self._clock.monotonic()
+
+    def limited(self) -> bool:
+        """Whether the platform asked us to stay away for a time that is not over."""
+        return self._gate.reason == RATE_LIMITED and self.wait_s > 0
+
+    def view(self) -> GateView:
+        """Return the gate for a person; the time is reckoned anew, the clock may have been set since."""
+        if self.open:
+            return GateView(state=GateState.READY)
+        until_ms = round((self._clock.now() + self.wait_s) * 1000)
+        return GateView(state=self._gate.state, reason=self._gate.reason or UNSET, until=rfc3339(until_ms))
+
+
+def _most_s(gate: Gate) -> float:
+    return LONGEST_LIMIT_S if gate.reason == RATE_LIMITED else LONGEST_WAIT_S

@@ -1,0 +1,172 @@
+"""`agentic.sync.pull`: fleet context comes back, and stays readable offline."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Annotated, Any, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from plugin.clock import Clock, rfc3339
+from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
+from plugin.store.interface import ContextRow, HistoryEntry, Store
+from plugin.sync.params import AgentAlias, AgentName, FleetNode, agent_of, node_of
+from plugin.sync.platform import Platform, Scope
+from plugin.sync.record import instant
+from plugin.sync.sender import Sender
+from plugin.web import Answer
+
+MAX_ROWS = 1000
+
+_LOG = logging.getLogger(__name__)
+_KEYS = ("context", "items", "memories")
+
+JsonObject = dict[str, Any]
+
+
+class PullParams(Struct, frozen=True, kw_only=True):
+    """For which agent, and from which time on."""
+
+    agent_id: AgentName = None
+    fleet_node_id: FleetNode = None
+    since: Annotated[
+        str | None, Meta(description="Only rows created at this time or later; they join those of earlier pulls.")
+    ] = None
+    agent_id_dashed: AgentAlias = msgspec.field(default=None, name="agent-id")
+    fleet_node_id_dashed: FleetNode = msgspec.field(default=None, name="fleet-node-id")
+    arg: AgentAlias = msgspec.field(default=None, name="_arg")
+
+
+class PullResult(Struct, frozen=True, kw_only=True):
+    """Rows, newest first; `stale` when they come from the cache, which was filled at `fetched_at`."""
+
+    success: bool
+    count: int
+    context: list[JsonObject]
+    stale: bool
+    fetched_at: str | None
+
+
+class Pull:
+    """Serve the action for any number of callers at once."""
+
+    def __init__(self, *, store: Store, sender: Sender, scope: Scope, clock: Clock) -> None:
+        self._store = store
+        self._sender = sender
+        self._scope = scope
+        self._clock = clock
+
+    async def __call__(self, params: PullParams) -> PullResult:
+        """Return fresh rows and keep them, or the kept ones when the platform gives none.
+
+        StoreUnavailable only when neither can be had.
+        """
+        agent_id = agent_of(params.agent_id, params.agent_id_dashed, params.arg, default=self._scope.config.agent_id)
+        node = node_of(params.fleet_node_id, params.fleet_node_id_dashed)
+        since = (params.since or "").strip() or None
+        platform = self._scope.platform
+        self._sender.kick()
+        answer = await self._ask(platform, agent_id, since)
+        found = None if answer is None else recognise(answer)
+        if answer is None or found is None:
+            return await self._cached(platform, agent_id)
+        now_ms = round(self._clock.now() * 1000)
+        rows = [row for row in found if not _expired(row, now_ms)][:MAX_ROWS]
+        entry = HistoryEntry(
+            agent_id=agent_id,
+            fleet_node_id=node,
+            direction="pull",
+            payload_bytes=len(answer.body),
+            items=len(rows),
+            at_ms=now_ms,
+        )
+        await self._keep(platform, agent_id, rows, entry, merge=since is not None)
+        return PullResult(success=True, count=len(rows), context=rows, stale=False, fetched_at=rfc3339(now_ms))
+
+    async def _ask(self, platform: Platform, agent_id: str, since: str | None) -> Answer | None:
+        token = platform.token()
+        if token is None or self._sender.limited:
+            return None
+        try:
+            return await platform.context(agent_id, since, token)
+        except (NoAnswer, BadEndpoint) as failure:
+            _LOG.info("no fleet context came; the cache answers", extra={"fields": {"problem": failure.message}})
+            return None
+
+    async def _keep(
+        self, platform: Platform, agent_id: str, rows: list[JsonObject], entry: HistoryEntry, *, merge: bool
+    ) -> None:
+        """Write the cache; rows that cannot be kept are still good to be answered."""
+        kept = [_kept(row) for row in rows]
+        try:
+            if merge:
+                await self._store.merge_context(platform.url, agent_id, kept, entry=entry, keep=MAX_ROWS)
+            else:
+                await self._store.replace_context(platform.url, agent_id, kept, entry=entry)
+        except StoreUnavailable as error:
+            _LOG.warning("fleet context cannot be kept", extra={"fields": {"problem": error.message}})
+
+    async def _cached(self, platform: Platform, agent_id: str) -> PullResult:
+        cached = await self._store.context(platform.url, agent_id, now_ms=round(self._clock.now() * 1000))
+        rows = [msgspec.json.decode(body, type=JsonObject) for body in cached.rows]
+        fetched_at = None if cached.fetched_ms is None else rfc3339(cached.fetched_ms)
+        return PullResult(success=True, count=len(rows), context=rows, stale=True, fetched_at=fetched_at)
+
+
+def recognise(answer: Answer) -> list[JsonObject] | None:
+    """Return the rows of an answer; None when it has no list of them, so that nothing may be concluded from it.
+
+    The list is `data`, else `data.context|items|memories`, else the same keys at the top; one with rows goes before an
+    empty one. What is no object in it is left out, and a list of nothing else is none.
+    """
+    if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        return None
+    try:
+        body: object = msgspec.json.decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(body, dict):
+        return None
+    lists = [found for found in map(_objects, _lists(cast("JsonObject", body))) if found is not None]
+    return next((found for found in lists if found), lists[0] if lists else None)
+
+
+def _lists(body: JsonObject) -> Iterator[list[object]]:
+    data: object = body.get("data")
+    if isinstance(data, list):
+        yield cast("list[object]", data)
+    nested = cast("JsonObject", data) if isinstance(data, dict) else {}
+    for place in (nested, body):
+        yield from (place[key] for key in _KEYS if isinstance(place.get(key), list))
+
+
+def _objects(values: list[object]) -> list[JsonObject] | None:
+    objects = [cast("JsonObject", value) for value in values if isinstance(value, dict)]
+    left_out = len(values) - len(objects)
+    if left_out:
+        _LOG.warning("fleet context holds what is no row", extra={"fields": {"left_out": left_out}})
+    return objects if objects or not values else None
+
+
+def _kept(row: JsonObject) -> ContextRow:
+    body = msgspec.json.encode(row)
+    name = row.get("id")
+    row_id = str(name) if isinstance(name, str | int) and name != "" else hashlib.sha256(body).hexdigest()
+    return ContextRow(id=row_id, body=body, expires_ms=_expires_ms(row))
+
+
+def _expired(row: JsonObject, now_ms: int) -> bool:
+    expires_ms = _expires_ms(row)
+    return expires_ms is not None and expires_ms <= now_ms
+
+
+def _expires_ms(row: JsonObject) -> int | None:
+    """Read `expires_at`; a row whose text says no time is served until it is replaced."""
+    text = row.get("expires_at")
+    try:
+        moment = instant(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return None if moment is None else round(moment.timestamp() * 1000)

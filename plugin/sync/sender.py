@@ -1,0 +1,275 @@
+"""Sends what the outbox holds: one loop that sleeps until something is due, and the requests in flight.
+
+At most two requests are in flight, one per agent, so each agent's order is kept. What an answer does is decided in
+`plugin/sync/outcome.py`; here it is only asked for, obeyed and recorded. A request that a stop cut off is no failure:
+nothing is recorded of it, and its batch goes out again with the same key.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from plugin.clock import Clock, wait_until_set
+from plugin.config import Sync
+from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
+from plugin.retry import step_s
+from plugin.secret import Secret
+from plugin.store.interface import Batch, BatchChange, Failed, GateState, Store
+from plugin.sync import journal
+from plugin.sync.gate import GateView, LiveGate
+from plugin.sync.outcome import LONGEST_WAIT_S, Outcome, Sent, decide
+from plugin.sync.platform import Platform, request_body
+from plugin.sync.tally import Tallies
+
+LOOK_S = 30.0
+_MAX_FLIGHTS = 2
+_STORE_STEPS_S = (1.0, 5.0)
+_LEAST_WAIT_S = 0.05  # a row that fell due while it was looked at
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A platform as the sender uses it; `token` is the one its last request carried."""
+
+    platform: Platform
+    gate: LiveGate | None = None  # None until the store was asked
+    probing: bool = False
+    token: Secret | None = None
+
+
+class Sender:
+    """The one sender of a store: `run` it once, `kick` it when there may be something to send."""
+
+    def __init__(
+        self, *, store: Store, platform: Platform, sync: Sync, clock: Clock, rand: Callable[[], float]
+    ) -> None:
+        self.tallies = Tallies()
+        self._store = store
+        self._clock = clock
+        self._rand = rand
+        self._sync = sync
+        self._lane = _Lane(platform)
+        self._flights: dict[str, asyncio.Task[None]] = {}
+        self._lost_agent: str | None = None
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._main: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Return an event that is set when what is said here may have changed; take a new one for each wait."""
+        return self._changed
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are out."""
+        return len(self._flights)
+
+    @property
+    def gate(self) -> GateView:
+        """The gate as a person sees it."""
+        gate = self._lane.gate
+        return GateView(state=GateState.READY) if gate is None else gate.view()
+
+    @property
+    def limited(self) -> bool:
+        """Whether the platform asked this key to stay away for now."""
+        gate = self._lane.gate
+        return gate is not None and gate.limited()
+
+    def obstacle(self) -> str | None:
+        """Say why nothing can be sent now; None when something can, or is being tried."""
+        lane = self._lane
+        if self._stopping:
+            return "the plugin is stopping; what is queued goes out at its next start"
+        if not self._sync.enabled:
+            return "sync.enabled is false: nothing is sent"
+        if lane.platform.token() is None:
+            return f"no token for the platform: {lane.platform.token_problem}"
+        gate = lane.gate
+        if gate is None or gate.open or lane.probing or gate.wait_s == 0:
+            return None
+        return journal.explain(gate.gate)
+
+    def kick(self) -> None:
+        """Look now: at the queue, at the gate, at the token's file."""
+        self._look(self._lane)
+        self._wake.set()
+
+    def use(self, platform: Platform, sync: Sync) -> None:
+        """Send to this platform from the next request on; a closed gate probes at once, a rate limit apart."""
+        lane = self._lane
+        self._sync = sync
+        if platform.url == lane.platform.url:
+            lane.platform = platform
+            if lane.gate is not None and not lane.gate.limited():
+                lane.gate.hurry()
+        else:
+            self._lane = _Lane(platform)
+        self._wake.set()
+        self._notify()
+
+    async def run(self) -> None:
+        """Send until `stop`; wait first until this process owns the store."""
+        if self._stopping:
+            return
+        self._ended.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._main = group.create_task(self._loop(group))
+        finally:
+            self._ended.set()
+            self._notify()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Start nothing more, let what is in flight be answered and recorded, cut off what outlasts the deadline."""
+        self._stopping = True
+        self._notify()
+        if self._main is None:
+            return
+        self._main.cancel()
+        end = self._clock.monotonic() + deadline_s
+        while self._flights and (left_s := end - self._clock.monotonic()) > 0:
+            await wait_until_set(self._changed, left_s, self._clock)
+        for task in self._flights.values():
+            task.cancel()
+        await self._ended.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _loop(self, group: asyncio.TaskGroup) -> None:
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                wait_s = await self._step(group)
+                failures = 0
+            except StoreUnavailable as error:
+                failures += 1
+                journal.store_failed(error, first=failures == 1)
+                wait_s = step_s(failures, rand=self._rand(), steps=_STORE_STEPS_S)
+            await wait_until_set(self._wake, wait_s, self._clock)
+
+    async def _step(self, group: asyncio.TaskGroup) -> float:
+        """Send what may be sent now; return how long there will be nothing to do."""
+        await self._store.wait_ready()
+        lane = self._lane
+        if lane.gate is None:
+            lane.gate = LiveGate(await self._store.gate(lane.platform.url), self._clock)
+            self._notify()
+        while True:
+            hold_s = self._hold_s(lane, lane.gate)
+            if hold_s > 0:
+                return hold_s
+            batch = await self._claim(lane.platform.url, lane.gate)
+            token = lane.platform.token()
+            if lane is not self._lane or token is None:
+                return 0.0
+            if batch is None:
+                return await self._idle_s()
+            self._launch(group, lane, lane.gate, batch, token)
+
+    def _hold_s(self, lane: _Lane, gate: LiveGate) -> float:
+        """Return how long no request may go, 0 when one may; the end of a request in flight wakes the loop anyway."""
+        if not self._sync.enabled:
+            return LONGEST_WAIT_S
+        parked = gate.gate.state is GateState.PARKED
+        if lane.platform.token(anew=parked and gate.wait_s == 0) is None:
+            return LOOK_S
+        self._look(lane)
+        if lane.probing or len(self._flights) >= _MAX_FLIGHTS:
+            return LONGEST_WAIT_S
+        return min(gate.wait_s, LOOK_S) if parked else gate.wait_s
+
+    def _look(self, lane: _Lane) -> None:
+        """Probe a parked gate at once when the token is another one than was refused."""
+        if lane.gate is not None and lane.gate.gate.state is GateState.PARKED:
+            token = lane.platform.token()
+            if token is not None and token != lane.token:
+                lane.gate.hurry()
+
+    async def _claim(self, url: str, gate: LiveGate) -> Batch | None:
+        busy = set(self._flights)
+        if not gate.open and self._lost_agent is not None:
+            # What made the last request fail may be in that batch: another agent's is the better probe.
+            batch = await self._claim_for(url, gate, busy | {self._lost_agent})
+            if batch is not None:
+                return batch
+        return await self._claim_for(url, gate, busy)
+
+    async def _claim_for(self, url: str, gate: LiveGate, busy: set[str]) -> Batch | None:
+        most = self._sync.batch_bytes
+        learned = gate.gate.max_bytes
+        return await self._store.claim(
+            url,
+            busy=busy,
+            max_records=self._sync.batch_records,
+            max_bytes=most if learned is None else min(most, learned),
+            now_ms=self._now_ms(),
+        )
+
+    async def _idle_s(self) -> float:
+        due_ms = await self._store.next_due_ms()
+        if not due_ms:
+            return LONGEST_WAIT_S
+        return min(max(due_ms / 1000 - self._clock.now(), _LEAST_WAIT_S), LONGEST_WAIT_S)
+
+    def _launch(self, group: asyncio.TaskGroup, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret) -> None:
+        probe = not gate.open
+        lane.probing = lane.probing or probe
+        lane.token = token
+        flight = group.create_task(self._fly(lane, gate, batch, token, probe=probe))
+        self._flights[batch.agent_id] = flight
+        # Not in a `finally` of the flight itself: one that is cancelled before it began would never get there.
+        flight.add_done_callback(lambda _: self._landed(lane, batch.agent_id, probe=probe))
+
+    def _landed(self, lane: _Lane, agent_id: str, *, probe: bool) -> None:
+        lane.probing = lane.probing and not probe
+        del self._flights[agent_id]
+        self._wake.set()
+        self._notify()
+
+    async def _fly(self, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret, *, probe: bool) -> None:
+        platform, body = lane.platform, request_body(batch)
+        sent = Sent(batch=batch, url=platform.url, payload_bytes=len(body), probe=probe)
+        outcome = await self._ask(platform, batch, body, token)
+        before = gate.gate
+        decision = decide(outcome, sent, before, now_ms=self._now_ms(), rand=self._rand())
+        gate.set(decision.gate)
+        self._lost_agent = batch.agent_id if isinstance(decision.change, Failed) else None
+        journal.gate_moved(before, decision.gate, platform.url)
+        journal.batch_changed(batch, decision.change)
+        self.tallies.change(batch, decision.change)
+        await self._record(batch, decision.change, platform.url, gate)
+
+    async def _ask(self, platform: Platform, batch: Batch, body: bytes, token: Secret) -> Outcome:
+        self.tallies.request(batch)
+        try:
+            return await platform.sync(batch, body, token)
+        except (NoAnswer, BadEndpoint) as failure:
+            return failure
+
+    async def _record(self, batch: Batch, change: BatchChange, url: str, gate: LiveGate) -> None:
+        """Record a change, however long the store cannot take it: until then the agent stays busy, and the rows unsent.
+
+        A mere failure is tried once; the gate in memory holds it.
+        """
+        failures = 0
+        while True:
+            try:
+                await self._store.record(batch, change, platform=url, gate=gate.gate, now_ms=self._now_ms())
+            except StoreUnavailable as error:
+                failures += 1
+                journal.store_failed(error, first=failures == 1)
+                if isinstance(change, Failed):
+                    return
+                await self._clock.sleep(step_s(failures, rand=self._rand(), steps=_STORE_STEPS_S))
+            else:
+                return
+
+    def _now_ms(self) -> int:
+        return round(self._clock.now() * 1000)

@@ -1,0 +1,232 @@
+"""`agentic.sync.status`: how sync stands; the platform adds to it when it can, and is never waited for long."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from plugin.clock import Clock, rfc3339
+from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
+from plugin.store.interface import AgentTimes, GateState, QueueCounts, Store, StoreHealth, StoreState
+from plugin.sync.gate import GateView
+from plugin.sync.params import AgentAlias, AgentName, agent_of
+from plugin.sync.platform import Platform, Scope
+from plugin.sync.record import instant
+from plugin.sync.sender import Sender
+from plugin.web import Answer
+
+REMOTE_S = 30.0
+REMOTE_TIMEOUT_S = 5.0
+_MAX_AGENTS = 256
+_MAX_TEXT = 200
+
+
+class StatusParams(Struct, frozen=True, kw_only=True):
+    """For which agent; without one the queue's numbers are those of all agents."""
+
+    agent_id: AgentName = None
+    agent_id_dashed: AgentAlias = msgspec.field(default=None, name="agent-id")
+    arg: AgentAlias = msgspec.field(default=None, name="_arg")
+
+
+class StoreView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the store is; `salvaged` and `lost` count rows of a damaged file, which lies in `set_aside`."""
+
+    state: StoreState
+    reason: str | UnsetType = UNSET
+    salvaged: int | UnsetType = UNSET
+    lost: int | UnsetType = UNSET
+    set_aside: str | UnsetType = UNSET
+    pid: int | UnsetType = UNSET
+
+
+class SyncStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How sync stands: `in_flight` counts requests, `ledger` records that the platform has, `bytes` what is queued."""
+
+    agent_id: str
+    status: str
+    queued: int
+    context_count: int
+    dead: int
+    bytes: int
+    ledger: int
+    in_flight: int
+    gate: GateView
+    store: StoreView
+    last_push_at: str | UnsetType = UNSET
+    last_pull_at: str | UnsetType = UNSET
+    oldest_queued_at: str | UnsetType = UNSET
+    remote_error: str | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remote:
+    """What the platform said of an agent, or why it said nothing."""
+
+    agent_id: str | None = None
+    status: str | None = None
+    last_push_at: str | None = None
+    last_pull_at: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Local:
+    counts: QueueCounts
+    times: AgentTimes
+    ledger: int
+    context: int
+
+
+_NOTHING = _Local(
+    counts=QueueCounts(queued=0, dead=0, bytes=0, oldest_queued_ms=None),
+    times=AgentTimes(last_push_ms=None, last_pull_ms=None),
+    ledger=0,
+    context=0,
+)
+
+
+class Status:
+    """Serve the action; what the platform says of an agent is asked for once in 30 s, however often it is polled."""
+
+    def __init__(self, *, store: Store, sender: Sender, scope: Scope, clock: Clock) -> None:
+        self._store = store
+        self._sender = sender
+        self._scope = scope
+        self._clock = clock
+        self._asking = asyncio.Lock()
+        self._said: OrderedDict[tuple[str, str], tuple[float, _Remote]] = OrderedDict()
+
+    async def __call__(self, params: StatusParams) -> SyncStatus:
+        """Put together what is known here and what the platform says; a failing part leaves its numbers at nothing."""
+        named = next(filter(None, (params.agent_id, params.agent_id_dashed, params.arg)), None)
+        agent_id = agent_of(named, default=self._scope.config.agent_id)
+        self._sender.kick()
+        remote = await self._remote(self._scope.platform, agent_id)
+        local = await self._local(agent_id, named)
+        return self._answer(agent_id, local, remote)
+
+    async def _local(self, agent_id: str, named: str | None) -> _Local:
+        store = self._store
+        try:
+            context = await store.context(self._scope.platform.url, agent_id, now_ms=round(self._clock.now() * 1000))
+            return _Local(
+                counts=await store.counts(named),
+                times=await store.times(agent_id),
+                ledger=await store.ledger_size(),
+                context=len(context.rows),
+            )
+        except StoreUnavailable:
+            # `store` in the answer says what is wrong with it.
+            return _NOTHING
+
+    async def _remote(self, platform: Platform, agent_id: str) -> _Remote | None:
+        """Return what the platform says, at most 30 s old; None without a token. A closed gate answers for it."""
+        if platform.token() is None:
+            return None
+        gate = self._sender.gate
+        if gate.state is not GateState.READY:
+            return _Remote(error=self._sender.obstacle() or f"{gate.reason}; it is being tried again")
+        key = (platform.url, agent_id)
+        async with self._asking:
+            said = self._said.get(key)
+            now = self._clock.monotonic()
+            if said is not None and now - said[0] < REMOTE_S:
+                return said[1]
+            remote = await self._ask(platform, agent_id)
+            self._said[key] = (now, remote)
+            self._said.move_to_end(key)
+            if len(self._said) > _MAX_AGENTS:
+                self._said.popitem(last=False)
+            return remote
+
+    async def _ask(self, platform: Platform, agent_id: str) -> _Remote:
+        token = platform.token()
+        if token is None:
+            return _Remote(error=platform.token_problem)
+        try:
+            async with asyncio.timeout(REMOTE_TIMEOUT_S):
+                return _read(await platform.status(agent_id, token))
+        except TimeoutError:
+            return _Remote(error=f"no answer within {REMOTE_TIMEOUT_S:g} s")
+        except (NoAnswer, BadEndpoint) as failure:
+            return _Remote(error=failure.message)
+
+    def _answer(self, agent_id: str, local: _Local, remote: _Remote | None) -> SyncStatus:
+        said = remote or _Remote()
+        reached = remote is not None and remote.error is None
+        counts, times = local.counts, local.times
+        return SyncStatus(
+            agent_id=said.agent_id or agent_id,
+            status=(said.status or "online") if reached else "offline",
+            queued=counts.queued,
+            context_count=local.context,
+            dead=counts.dead,
+            bytes=counts.bytes,
+            ledger=local.ledger,
+            in_flight=self._sender.in_flight,
+            gate=self._sender.gate,
+            store=_store_view(self._store.health),
+            last_push_at=said.last_push_at or _time(times.last_push_ms),
+            last_pull_at=said.last_pull_at or _time(times.last_pull_ms),
+            oldest_queued_at=_time(counts.oldest_queued_ms),
+            remote_error=said.error or UNSET,
+        )
+
+
+def _read(answer: Answer) -> _Remote:
+    """Read the platform's answer: `data`, `data.status` when that is an object, or the whole body."""
+    if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        return _Remote(error=f"the platform answered {answer.status}")
+    try:
+        values = msgspec.json.decode(answer.body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Remote(error="the platform answered with something other than JSON")
+    for key in ("data", "status"):
+        inner = values.get(key)
+        if isinstance(inner, dict):
+            values = cast("dict[str, object]", inner)
+    return _Remote(
+        agent_id=_text(values.get("agent_id")),
+        status=_text(values.get("status")),
+        last_push_at=_moment(values.get("last_push_at")),
+        last_pull_at=_moment(values.get("last_pull_at")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value[:_MAX_TEXT] if isinstance(value, str) and value else None
+
+
+def _moment(value: object) -> str | None:
+    try:
+        moment = instant(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return None if moment is None else rfc3339(round(moment.timestamp() * 1000))
+
+
+def _time(ms: int | None) -> str | UnsetType:
+    return UNSET if ms is None else rfc3339(ms)
+
+
+def _store_view(health: StoreHealth) -> StoreView:
+    return StoreView(
+        state=health.state,
+        reason=_or_unset(health.reason),
+        salvaged=_or_unset(health.salvaged),
+        lost=_or_unset(health.lost),
+        set_aside=_or_unset(health.set_aside),
+        pid=_or_unset(health.pid),
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _or_unset(value: _T | None) -> _T | UnsetType:
+    return UNSET if value is None else value
