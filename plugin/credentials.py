@@ -117,14 +117,12 @@ class Credential:
 def platform_credential(config: Config, environ: Mapping[str, str]) -> Credential:
     """Return where the platform's token comes from."""
     platform = config.platform
-    chosen = platform.api_key is not None or platform.api_key_env is not None or platform.api_key_file is not None
-    file = platform.api_key_file if chosen else home(environ) / ".claude" / "brain.key"
     return Credential(
         owner="platform",
         first=_PLATFORM_VARIABLES,
         value=platform.api_key,
         env=platform.api_key_env,
-        file=None if file is None else Path(file),
+        file=Path(platform.api_key_file) if platform.api_key_file else home(environ) / ".claude" / "brain.key",
         environ=environ,
     )
 

@@ -338,6 +338,13 @@ def test_the_first_source_that_gives_the_platform_key_hides_every_way_of_the_oth
     assert (platform.api_key, platform.api_key_file, platform.api_key_env) == (Secret("k"), None, None)
 
 
+def test_the_tokens_of_the_go_agent_stay_where_they_are(environ: dict[str, str]) -> None:
+    """They are read from the environment each time a token is needed, and no way to give one hides another."""
+    environ |= {"CORE_AGENT_API_KEY": "a", "CORE_BRAIN_KEY": "b", "AGENTIC_SYNC_PLATFORM_API_KEY_FILE": "/f"}
+    platform = load(environ).platform
+    assert (platform.api_key, platform.api_key_file) == (None, "/f")
+
+
 def test_paths_become_absolute_and_a_tilde_is_the_home(environ: dict[str, str], tmp_path: Path) -> None:
     config = load(
         environ,
