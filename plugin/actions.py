@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Protocol
 
 from msgspec import UNSET, Meta, Struct
-from protocol.methods import Context, Method, MethodTable
 
 from plugin.errors import ConfigInvalid, PluginError
 from plugin.presence.status import (
@@ -17,6 +16,7 @@ from plugin.sync.pull import PullParams, PullResult
 from plugin.sync.push import PushParams, PushResult
 from plugin.sync.status import StatusParams, SyncStatus
 from protocol.errors import ErrorData, RpcError
+from protocol.methods import Context, Method, MethodTable
 
 PROTOCOL_VERSION = 1
 
@@ -135,7 +135,7 @@ def method_table(handlers: Handlers) -> MethodTable:
     return MethodTable([*_lifecycle(handlers), *_sync(handlers), *_presence(handlers)])
 
 
-def _lifecycle(handlers: Handlers) -> list[Method]:
+def _lifecycle(handlers: Handlers) -> list[Method[Any]]:
     return [
         Method(
             name="initialize",
@@ -199,7 +199,7 @@ def _lifecycle(handlers: Handlers) -> list[Method]:
     ]
 
 
-def _sync(handlers: Handlers) -> list[Method]:
+def _sync(handlers: Handlers) -> list[Method[Any]]:
     return [
         Method(
             name="agentic.sync.push",
@@ -237,7 +237,7 @@ def _sync(handlers: Handlers) -> list[Method]:
     ]
 
 
-def _presence(handlers: Handlers) -> list[Method]:
+def _presence(handlers: Handlers) -> list[Method[Any]]:
     return [
         Method(
             name="agentic.presence.status",

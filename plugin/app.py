@@ -1,14 +1,13 @@
 """The composition root: one peer, one set of services, and the order in which they start and stop."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from protocol.methods import Context
-from protocol.peer import Limits, Peer
+from types import FrameType
 
 from plugin import __version__, actions, manifest, sources
 from plugin.clock import Clock, SystemClock
@@ -30,6 +29,8 @@ from plugin.watchdog import Watchdog
 from protocol import openrpc
 from protocol.errors import Code, ErrorData, RpcError
 from protocol.framing import Framing
+from protocol.methods import Context
+from protocol.peer import Limits, Peer
 from protocol.stdio import ByteStream
 
 LOG = logging.getLogger(__name__)
@@ -125,7 +126,10 @@ class App:
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop, *, interactive: bool) -> None:
         # signal.signal, not the loop's own way: its handler runs even while the loop is stuck in Python code.
-        signal.signal(signal.SIGTERM, lambda *_: self._end_from_thread(loop, "SIGTERM came", 0))
+        def on_sigterm(_number: int, _frame: FrameType | None) -> None:
+            self._end_from_thread(loop, "SIGTERM came", 0)
+
+        signal.signal(signal.SIGTERM, on_sigterm)
         if not interactive:
             # A terminal's Ctrl-C reaches the whole process group: the host decides what it means, not its plugin.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -133,7 +137,15 @@ class App:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def _first_message(self, method: str | None) -> None:
-        if method != "initialize" and isinstance(self._config, Config):
+        if method != "initialize":
+            await self._start()
+
+    def _start_soon(self) -> None:
+        self._tasks.create_task(self._start())
+
+    async def _start(self) -> None:
+        # Stopped, or configured wrongly, before it began: then there is nothing to start, and calls say so.
+        with contextlib.suppress(RpcError, ConfigInvalid):
             await self._started()
 
     async def _started(self) -> Services:
@@ -149,19 +161,27 @@ class App:
                 self._running = self._tasks.create_task(self._services.run())
             return self._services
 
-    def _stop(self, deadline_s: float) -> asyncio.Task[None]:
+    def _stop(self, deadline_s: float, *, besides: Context | None = None) -> asyncio.Task[None]:
         if self._stopping is None:
-            self._stopping = self._tasks.create_task(self._stop_services(deadline_s))
+            self._stopping = self._tasks.create_task(self._stop_services(deadline_s, besides))
         return self._stopping
 
-    async def _stop_services(self, deadline_s: float) -> None:
+    async def _stop_services(self, deadline_s: float, besides: Context | None) -> None:
         self._peer.stop_intake()
-        if self._services is not None:
-            await self._services.stop(idle=self._peer.wait_idle, deadline_s=deadline_s * 0.7)
+        async with self._starting:
+            services = self._services
+        if services is not None:
+            await services.stop(idle=lambda seconds: self._idle(seconds, besides), deadline_s=deadline_s * 0.7)
             self._running.cancel()
-        await self._peer.drain(deadline_s * 0.1)
-        if self._services is not None:
-            await self._services.close()
+        await self._peer.drain(deadline_s * 0.1, besides=besides)
+        if services is not None:
+            await services.close()
+
+    async def _idle(self, seconds: float, besides: Context | None) -> None:
+        """Wait until every request is answered, at most so long; those that are not go on."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._peer.drain(2 * seconds, besides=besides)
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -211,7 +231,7 @@ class App:
                 ErrorData(kind="protocol_version", path="$.protocol_version", detail=detail),
             )
         await self._take_config(params.config)
-        context.after_answer(self._started)
+        context.after_answer(self._start_soon)
         described = manifest.build(self.table)
         return actions.InitializeResult(
             protocol_version=actions.PROTOCOL_VERSION,
@@ -235,11 +255,11 @@ class App:
         self._watchdog.arm(deadline_s + EXIT_WAIT_S + WATCHDOG_S, "shutdown did not end in time")
         try:
             async with asyncio.timeout(deadline_s):
-                await asyncio.shield(self._stop(deadline_s))
+                await asyncio.shield(self._stop(deadline_s, besides=context))
         finally:
             context.after_answer(self._await_exit)
 
-    async def _await_exit(self) -> None:
+    def _await_exit(self) -> None:
         loop = asyncio.get_running_loop()
         ending = Ending(reason="neither exit nor the end of the input came after shutdown", deadline_s=0.5, code=0)
         loop.call_later(EXIT_WAIT_S, self._end, ending)
@@ -249,9 +269,9 @@ class App:
         code = 1 if self._stopping is None else 0
         self._end(Ending(reason="the host sent exit", deadline_s=EOF_GRACE_S, code=code))
 
-    async def push(self, _context: Context, params: PushParams) -> PushResult:
+    async def push(self, context: Context, params: PushParams) -> PushResult:
         """Bring finished work to the platform."""
-        return await (await self._started()).sync.push(params)
+        return await (await self._started()).sync.push(params, context.progress)
 
     async def pull(self, _context: Context, params: PullParams) -> PullResult:
         """Bring fleet context back."""

@@ -42,7 +42,7 @@ class Services:
         await self.sync.reconfigure(config)
         await self.presence.reconfigure(config)
 
-    async def stop(self, *, idle: Callable[[float], Awaitable[bool]], deadline_s: float) -> None:
+    async def stop(self, *, idle: Callable[[float], Awaitable[None]], deadline_s: float) -> None:
         """Let requests finish, record what is in flight, set presence offline: all within `deadline_s`.
 
         `idle(seconds)` waits until no request is being handled.

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from plugin import __version__
 from protocol.claim import Wire
@@ -62,5 +62,5 @@ def run(arguments: Sequence[str], wire: Wire | None) -> int:
     if options.command is None:
         sys.stdout.write(WHAT_IT_IS)
         return 0
-    module: Subcommand = importlib.import_module(f"plugin.cli.{options.command}")
+    module = cast("Subcommand", importlib.import_module(f"plugin.cli.{options.command}"))
     return module.run(options, wire)

@@ -9,25 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from msgspec import Struct
-from protocol.methods import Context, Method, MethodTable
-from protocol.peer import Peer
-
-from plugin import manifest
 from plugin.host import AgentState, LogParams, ReadAgentStateParams
+from plugin.launch import find, launch
+from plugin.manifest import ProgressParams
 from protocol.errors import Code, ErrorData, RpcError
 from protocol.framing import Framing
+from protocol.methods import Context, Method, MethodTable
+from protocol.peer import Peer
 from protocol.stdio import open_fds
 
 MAX_LOGS = 10_000
 MAX_STDERR_LINES = 1_000
-
-
-class ProgressParams(Struct, frozen=True, kw_only=True):
-    """How far a call of ours is."""
-
-    token: str | int
-    value: dict[str, object]
 
 
 class LoopbackHost:
@@ -54,7 +46,7 @@ class LoopbackHost:
         self.answer: Callable[[str], object] = self._answer
         self._environ = environ
         self._config = config
-        self._manifest_path = manifest_path or manifest.find()
+        self._manifest_path = manifest_path or find()
         self._framing = framing
         self._initialize = initialize
         self._changed = asyncio.Condition()
@@ -75,17 +67,17 @@ class LoopbackHost:
 
     async def start(self) -> None:
         """Launch the plugin as its manifest says, and initialize it with the configuration."""
-        launch = manifest.launch(self._manifest_path, environ=self._environ)
+        asked = launch(self._manifest_path, environ=self._environ)
         plugin_in, our_out = os.pipe()
         our_in, plugin_out = os.pipe()
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *launch.argv,
+                *asked.argv,
                 stdin=plugin_in,
                 stdout=plugin_out,
                 stderr=asyncio.subprocess.PIPE,
-                cwd=launch.cwd,
-                env=dict(launch.environ),
+                cwd=asked.cwd,
+                env=dict(asked.environ),
             )
         finally:
             os.close(plugin_in)
