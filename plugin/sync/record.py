@@ -57,9 +57,9 @@ def seal(
     """Make the record of an object that `decode` gave; `content` gets its `id` and `agent_type`."""
     if "agent" in content:
         content.setdefault("agent_type", content["agent"])
-    record_id = _text(content.pop("id", None)) or _text(content.get("workspace")) or _sha256(_encode(content))
+    record_id = _text(content.pop("id", None)) or _text(content.get("workspace")) or _sha256(encode(content))
     content["id"] = record_id
-    body = _encode(content)
+    body = encode(content)
     return Record(
         id=record_id,
         fingerprint=_sha256(body),
@@ -100,7 +100,7 @@ def core_fingerprint(updated_at: str, runs: int) -> str:
     Raises ValueError when `updated_at` is neither empty nor an RFC 3339 time.
     """
     moment = instant(updated_at)
-    text = UNSET_TIME if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    text = UNSET_TIME if moment is None else msgspec.to_builtins(moment.replace(microsecond=0))
     return f"{text}#{runs}"
 
 
@@ -126,6 +126,11 @@ def decode(data: bytes | str) -> object:
     return _decoder.decode(data)
 
 
+def encode(value: object) -> bytes:
+    """Encode a value that `decode` gave as canonical JSON."""
+    return _encoder.encode(value)
+
+
 def _number(text: str) -> int | float:
     number = float(text)
     if not number.is_integer():
@@ -136,7 +141,7 @@ def _number(text: str) -> int | float:
 
 
 _decoder = msgspec.json.Decoder(float_hook=_number)
-_encode = msgspec.json.Encoder(order="sorted").encode
+_encoder = msgspec.json.Encoder(order="sorted")
 
 
 def _sha256(data: bytes) -> str:
@@ -157,4 +162,16 @@ def _text(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return f"a {type(value).__name__}"
