@@ -3,6 +3,7 @@
 ProtocolError
 +-- FrameError            bytes that are no frame; the reader resynchronises and goes on
 +-- EncodeError           a value that JSON cannot carry; nothing of it was written
++-- BadResult             the answer to our call is not of the type that the caller expects
 +-- StreamClosed          the stream takes no more bytes: the other side is gone, or this side closed it
 +-- RpcError              an error object: raised by a handler to answer it, raised by `Peer.call` when it came
     +-- PeerClosed        -32000  the other side is gone, or this side is closing
@@ -59,6 +60,16 @@ class EncodeError(ProtocolError):
 
 class StreamClosed(ProtocolError):
     """The stream takes no more bytes: the other side is gone, or this side closed it."""
+
+
+class BadResult(ProtocolError):
+    """The answer to our call is not of the type that the caller expects; `path` says where, `detail` what was."""
+
+    def __init__(self, method: str, path: str, detail: str) -> None:
+        super().__init__(f"The answer to {method} does not fit at {path}: {detail}")
+        self.method = method
+        self.path = path
+        self.detail = detail
 
 
 class RpcError(ProtocolError):

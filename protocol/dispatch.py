@@ -1,0 +1,168 @@
+"""One valid request to one answer, through jsonrpcserver; and the boundary where exceptions become error objects.
+
+jsonrpcserver 5 gets whole batches, responses, null params and messages that it did not check itself wrong, and puts
+the text of unknown exceptions on the wire. So it is given one call at a time, decoded and classified before, whose
+method exists, and no exception but its own gets through to it.
+"""
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import Parameter, Signature
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+
+from protocol.errors import Code, EncodeError, ErrorData, RpcError
+from protocol.messages import Notification, Params, Request, encode_error, encode_result
+from protocol.methods import Context, Method, MethodTable, convert_params
+
+logger = logging.getLogger(__name__)
+
+_LIBRARY: Final = "jsonrpcserver"
+_NAME_CHARS: Final = 64  # of a method's name, repeated to its sender
+
+Translate: TypeAlias = Callable[[Exception], RpcError | None]
+"""What turns an exception of the program into an error for the wire; None for one that it does not know."""
+
+
+def new_trace_id() -> str:
+    """Return a random id that joins an internal error on the wire with its log entry."""
+    return os.urandom(8).hex()
+
+
+def untranslated(_error: Exception) -> RpcError | None:
+    """Know no exception."""
+    return None
+
+
+class Dispatcher:
+    """Runs the handlers of a table.
+
+    An RpcError that a handler raises is the answer; so is what `translate` makes of another exception. The rest, and
+    results that JSON cannot carry, are -32603 with a trace id and without a word of the exception, which is logged.
+    """
+
+    def __init__(
+        self,
+        table: MethodTable,
+        *,
+        translate: Translate = untranslated,
+        trace_id: Callable[[], str] = new_trace_id,
+    ) -> None:
+        self._table = table
+        self._translate = translate
+        self._trace_id = trace_id
+        self._library: _Library | None = None
+        self._entries: dict[str, _Entry] = {}
+
+    async def dispatch(self, call: Request | Notification, context: Context) -> bytes | None:
+        """Run the handler and return the encoded answer, None for a notification. Only cancellation gets out."""
+        library = self._library or self._load()
+        if call.method not in self._entries:
+            return self._refuse(call, not_found(call.method))
+        request = library.request(call.method, [call.params], None)
+        _, outcome = await library.dispatch_request(self._entries, context, request)
+        # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
+        if isinstance(outcome, library.left):
+            error = outcome._error  # noqa: SLF001
+            return self._refuse(call, RpcError(error.code, error.message, error.data))
+        if isinstance(call, Notification):
+            return None
+        try:
+            return encode_result(call.id, outcome._value.result)  # noqa: SLF001
+        except EncodeError as failure:
+            return encode_error(call.id, self.explain(failure, call.method))
+
+    def explain(self, error: Exception, method: str) -> RpcError:
+        """Return the error object for an exception of the handler of `method`, and log what it does not tell."""
+        if isinstance(error, RpcError):
+            return error
+        translated = self._translate(error)
+        if translated is not None:
+            return translated
+        trace_id = self._trace_id()
+        fields = {"method": method, "trace_id": trace_id}
+        logger.error("A handler failed", exc_info=error, extra={"fields": fields})
+        return RpcError(Code.INTERNAL_ERROR, "Internal error", ErrorData(kind="internal", trace_id=trace_id))
+
+    def _refuse(self, call: Request | Notification, error: RpcError) -> bytes | None:
+        if isinstance(call, Notification):
+            level = logging.DEBUG if error.code == Code.METHOD_NOT_FOUND else logging.WARNING
+            fields = {"method": call.method[:_NAME_CHARS], "code": error.code, "data": error.data}
+            logger.log(level, "A notification could not be handled", extra={"fields": fields})
+            return None
+        try:
+            return encode_error(call.id, error)
+        except EncodeError as failure:
+            return encode_error(call.id, self.explain(failure, call.method))
+
+    def _load(self) -> "_Library":
+        library = self._library = _load()
+        for method in self._table:
+            entry = _Entry(method, self.explain, library)
+            self._entries.update(dict.fromkeys((method.name, *method.aliases), entry))
+        return library
+
+
+def not_found(method: str) -> RpcError:
+    """Return the error for a method that is not in the table."""
+    data = ErrorData(kind="method_not_found", detail=f"There is no method {method[:_NAME_CHARS]}")
+    return RpcError(Code.METHOD_NOT_FOUND, "Method not found", data)
+
+
+class _Library(NamedTuple):
+    """What is used of jsonrpcserver, which has no complete types."""
+
+    request: Callable[[str, list[Any], object], Any]
+    dispatch_request: Callable[[Mapping[str, "_Entry"], Context, Any], Awaitable[tuple[Any, Any]]]
+    success: Callable[[object], Any]
+    error: Callable[[int, str, object], Any]
+    left: type
+
+
+class _Entry:
+    """A handler in the form that jsonrpcserver calls: with the context and one positional argument, the params."""
+
+    # inspect.signature takes this instead of deriving one anew for each request.
+    __signature__: ClassVar[Signature] = Signature(
+        [Parameter(name, Parameter.POSITIONAL_ONLY) for name in ("context", "params")]
+    )
+
+    def __init__(self, method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> None:
+        self._method = method
+        self._explain = explain
+        self._library = library
+
+    async def __call__(self, context: Context, params: Params, /) -> object:
+        try:
+            result = await self._method.handler(context, convert_params(self._method, params))
+        except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here
+            failure = self._explain(error, self._method.name)
+            return self._library.error(failure.code, failure.message, failure.data)
+        return self._library.success(None if self._method.notification else result)
+
+
+def _load() -> _Library:
+    """Import jsonrpcserver, when the first call needs it.
+
+    Its package imports jsonschema for a validator that is not used here, five times the time of all the rest. So its
+    modules are imported under a package that was not executed, and that nobody else gets to see.
+    """
+    if _LIBRARY in sys.modules:
+        return _import()
+    spec = importlib.util.find_spec(_LIBRARY)
+    if spec is None:
+        raise ModuleNotFoundError("jsonrpcserver is not installed", name=_LIBRARY)
+    sys.modules[_LIBRARY] = importlib.util.module_from_spec(spec)
+    try:
+        return _import()
+    finally:
+        del sys.modules[_LIBRARY]
+
+
+def _import() -> _Library:
+    from jsonrpcserver import async_dispatcher, request, result  # noqa: PLC0415 -- see _load
+
+    library: Any = async_dispatcher  # its types are incomplete
+    return _Library(request.Request, library.dispatch_request, result.Success, result.Error, library.Left)

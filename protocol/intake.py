@@ -1,0 +1,229 @@
+"""What comes in and is to be handled: admission, handlers as tasks, cancellation, one answer to each request.
+
+The decisions are `protocol.session`'s and `protocol.lanes`'; here they are carried out. Handlers run in tasks that
+belong to the intake until `drain` and `abandon` have ended them.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from protocol.dispatch import Dispatcher
+from protocol.errors import CallCancelled, Code, ErrorData, PeerClosed, RpcError
+from protocol.lanes import Lanes, Place
+from protocol.messages import Notification, Params, Request, encode_error, encode_result
+from protocol.methods import Context, MethodTable, Remote
+from protocol.outlet import Outlet
+from protocol.session import Answer, Fate, Gathering, Requests, Stage, Step, Work, cut_short
+
+logger = logging.getLogger(__name__)
+
+CANCELS: Final = {"$/cancelRequest": ("id", Fate.CANCELLED), "notifications/cancelled": ("requestId", Fate.SILENCED)}
+"""The methods that cancel a request: which param names it, and how it ends."""
+
+RETRY_AFTER_MS: Final = 1_000
+
+Call: TypeAlias = Request | Notification
+Task: TypeAlias = asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of what came in."""
+
+    requests: int = 0
+    notifications: int = 0
+    busy: int = 0  # requests refused for want of a place
+    refused: int = 0  # requests refused since the intake was stopped
+    duplicates: int = 0  # requests refused since their id was in flight
+    dropped: int = 0  # notifications that found no place, or came after the intake was stopped
+    cancelled: int = 0  # requests that were cancelled in time
+
+
+class Intake:
+    """Admits calls, runs their handlers, and sends the answers through the outlet."""
+
+    def __init__(
+        self, remote: Remote, table: MethodTable, dispatcher: Dispatcher, outlet: Outlet, lanes: Lanes[Task]
+    ) -> None:
+        self._remote = remote
+        self._table = table
+        self._dispatcher = dispatcher
+        self._outlet = outlet
+        self._lanes = lanes
+        self._requests: Requests[Task] = Requests()
+        self._stopped = False
+        self._settled = asyncio.Event()  # a pulse, while somebody drains
+        self.tally = Tally()
+
+    @property
+    def crowded(self) -> bool:
+        """Return whether handlers should get a turn before more is taken."""
+        return self._lanes.crowded
+
+    async def take(self, call: Call, batch: Gathering | None) -> None:
+        """Start or queue a call, or refuse it; waits for nothing but room to refuse it."""
+        if call.method in CANCELS:
+            await self._take_cancel(call, batch)
+            return
+        method = self._table.get(call.method)
+        urgent = method is not None and method.urgent
+        if self._stopped and not urgent:
+            await self._refuse(call, batch, PeerClosed("This side is closing"))
+            return
+        place = self._lanes.place(size=call.size, urgent=urgent)
+        if place is Place.NOWHERE:
+            await self._refuse(call, batch, _busy())
+            return
+        request_id = call.id if isinstance(call, Request) else None
+        work: Work[Task] = Work(call, Context(self._remote, call.method, request_id, call.params), urgent, batch)
+        if not self._requests.open(request_id, work):
+            await self._refuse(call, batch, _duplicate())
+            return
+        self._count(call)
+        if place is Place.RUN:
+            self._lanes.start(work)
+            self._start(work)
+        else:
+            self._lanes.wait(work)
+
+    async def reply(self, payload: bytes | None, batch: Gathering | None) -> None:
+        """Answer a message that is no work, None if it needs no answer; waits for room."""
+        answer = None if payload is None else Answer(payload)
+        if batch is not None:
+            answer = batch.add(answer)
+        if answer is not None and await self._outlet.room():
+            self._outlet.push(answer.payload, answer.callbacks)
+
+    def stop(self) -> None:
+        """Refuse what comes from now on, other than urgent methods and cancels."""
+        self._stopped = True
+
+    async def drain(self, besides: Context | None) -> None:
+        """Wait until everything is settled that has come in, besides the call of that context, and then written."""
+        while any(not work.settled and work.context is not besides for work in self._lanes):
+            await self._settled.wait()
+        await self._outlet.flush()
+
+    def abandon(self, besides: Context | None = None) -> None:
+        """Answer -32000 to what is not settled, besides the call of that context, and interrupt its handlers."""
+        for work in self._lanes:
+            if work.context is besides or work.stage is Stage.DONE:
+                continue
+            step = cut_short(work, Fate.CLOSED)
+            self._settle(work, self._ending(work))
+            if step is Step.WITHDRAW:
+                self._lanes.withdraw(work)
+            elif work.stage is Stage.RUNNING and work.handle is not None:
+                work.handle.cancel()  # also a handler that took no notice of a cancel before
+
+    @property
+    def tasks(self) -> set[Task]:
+        """Return the tasks of the handlers that have not ended."""
+        return {work.handle for work in self._lanes if work.handle is not None}
+
+    def _count(self, call: Call) -> None:
+        if isinstance(call, Request):
+            self.tally.requests += 1
+        else:
+            self.tally.notifications += 1
+
+    async def _refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
+        if isinstance(call, Notification):
+            self.tally.dropped += 1
+            logger.debug("A notification was dropped", extra={"fields": {"method": call.method, "code": error.code}})
+            await self.reply(None, batch)
+            return
+        match error.code:
+            case Code.BUSY:
+                self.tally.busy += 1
+            case Code.CLOSED:
+                self.tally.refused += 1
+            case _:
+                self.tally.duplicates += 1
+        await self.reply(encode_error(call.id, error), batch)
+
+    def _start(self, work: Work[Task]) -> None:
+        work.handle = asyncio.get_running_loop().create_task(self._serve(work))
+
+    async def _serve(self, work: Work[Task]) -> None:
+        try:
+            payload = await self._run(work)
+            work.stage = Stage.DONE
+            await self._outlet.room()
+            self._settle(work, payload)
+        finally:
+            following = self._lanes.leave(work)
+            if following is not None:
+                self._start(following)
+
+    async def _run(self, work: Work[Task]) -> bytes | None:
+        try:
+            if work.begin():
+                return await self._dispatcher.dispatch(work.call, work.context)
+        except asyncio.CancelledError as error:
+            if work.fate is Fate.NATURAL:
+                return self._stray_cancel(work, error)
+        return self._ending(work)
+
+    def _stray_cancel(self, work: Work[Task], error: asyncio.CancelledError) -> bytes | None:
+        """Answer for a handler that ended in a cancellation which nobody asked of it here."""
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            self._settle(work, self._ending(work))  # the program is ending, and this task with it
+            raise error
+        failure = RuntimeError("A handler awaited something that was cancelled")
+        failure.__cause__ = error
+        answer = self._dispatcher.explain(failure, work.call.method)
+        return encode_error(work.call.id, answer) if isinstance(work.call, Request) else None
+
+    def _ending(self, work: Work[Task]) -> bytes | None:
+        """Return the answer of work that has no result of its own."""
+        if not isinstance(work.call, Request):
+            return None
+        return encode_error(work.call.id, CallCancelled() if work.fate is Fate.CANCELLED else PeerClosed())
+
+    def _settle(self, work: Work[Task], payload: bytes | None) -> None:
+        if isinstance(work.call, Request):
+            self._requests.close(work.call.id, work)
+        answer = work.settle(payload)
+        if answer is not None:
+            self._outlet.push(answer.payload, answer.callbacks)
+        self._settled.set()
+        self._settled.clear()
+
+    async def _take_cancel(self, call: Call, batch: Gathering | None) -> None:
+        name, fate = CANCELS[call.method]
+        work = self._requests.find(_named(call.params, name))
+        if work is not None and work.stage is Stage.WAITING:
+            await self._outlet.room()  # for its answer, which is due at once; meanwhile it may start to run
+        step = Step.NOTHING if work is None else cut_short(work, fate)
+        if work is None or step is Step.NOTHING:
+            logger.debug("A cancel came for no request in flight", extra={"fields": {"method": call.method}})
+        else:
+            self.tally.cancelled += 1
+            self._interrupt(work, step)
+        await self.reply(encode_result(call.id, None) if isinstance(call, Request) else None, batch)
+
+    def _interrupt(self, work: Work[Task], step: Step) -> None:
+        if step is Step.WITHDRAW:
+            self._lanes.withdraw(work)
+            self._settle(work, self._ending(work))
+        elif step is Step.INTERRUPT and work.handle is not None:
+            work.handle.cancel()
+
+
+def _busy() -> RpcError:
+    data = ErrorData(kind="busy", retryable=True, retry_after_ms=RETRY_AFTER_MS)
+    return RpcError(Code.BUSY, "Too many requests are waiting", data)
+
+
+def _duplicate() -> RpcError:
+    data = ErrorData(kind="duplicate_id", detail="a request with this id is in flight")
+    return RpcError(Code.INVALID_REQUEST, "Invalid Request", data)
+
+
+def _named(params: Params, name: str) -> object:
+    if isinstance(params, dict):
+        return params.get(name)
+    return params[0] if params else None

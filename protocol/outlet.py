@@ -1,0 +1,136 @@
+"""The way out: messages that wait to be written, bounded, in order, many to a write.
+
+Nothing is written before the framing is known. What is pushed earlier waits; of held notices, the oldest goes first.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from protocol.errors import StreamClosed
+from protocol.framing import Framing, encode
+from protocol.stdio import ByteStream
+
+MAX_HELD: Final = 256
+MAX_HELD_BYTES: Final = 1024 * 1024
+SOON_BYTES: Final = 1024 * 1024
+_WRITE_BYTES: Final = 256 * 1024  # messages are joined to writes of about this size
+
+
+class Outlet:
+    """Writes messages in the order in which they are pushed, from a task that `run` is.
+
+    Those who can wait ask for `room` first, so that at most `max_unsent_bytes` and one message each are unsent.
+    """
+
+    def __init__(self, stream: ByteStream, *, max_unsent_bytes: int, framing: Framing | None) -> None:
+        self._stream = stream
+        self._framing = framing
+        self._max_unsent = max_unsent_bytes
+        self._queue: deque[tuple[bytes, tuple[Callable[[], None], ...]]] = deque()
+        self._unsent = 0
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._pending = asyncio.Event()
+        self._changed = asyncio.Event()  # a pulse: whoever waits looks again
+        self.broken = False
+        self.dropped = 0  # messages held or pushed that can no longer be sent
+
+    @property
+    def opened(self) -> bool:
+        """Return whether the framing is known."""
+        return self._framing is not None
+
+    def open(self, framing: Framing) -> None:
+        """Begin to write, in this framing, unless another is in use; held notices go first."""
+        if self._framing is not None:
+            return
+        self._framing = framing
+        for payload in self._held:
+            self.push(payload)
+        self._held.clear()
+        self._held_bytes = 0
+        self._pending.set()
+        self.wake()
+
+    def hold(self, payload: bytes) -> None:
+        """Keep a notice until the framing is known; where there is no room, the oldest are dropped."""
+        self._held.append(payload)
+        self._held_bytes += len(payload)
+        while len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+            self._held_bytes -= len(self._held.popleft())
+            self.dropped += 1
+
+    def push(self, payload: bytes, callbacks: tuple[Callable[[], None], ...] = ()) -> None:
+        """Send a message, after all that were pushed before; `callbacks` run once it was written."""
+        if self.broken:
+            self.dropped += 1
+            return
+        self._queue.append((payload, callbacks))
+        self._unsent += len(payload)
+        self._pending.set()
+
+    def push_soon(self, payload: bytes) -> bool:
+        """Send a message that matters little; False when much is unsent already."""
+        if self.broken or self._unsent >= SOON_BYTES:
+            self.dropped += 1
+            return False
+        self.push(payload)
+        return True
+
+    async def room(self, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until a message may be pushed; False when none can be sent any more, or `given_up` says so."""
+        while not (self.broken or given_up()):
+            if self._framing is not None and self._unsent < self._max_unsent:
+                return True
+            await self._changed.wait()
+        return False
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        self._changed.set()
+        self._changed.clear()
+
+    async def flush(self) -> None:
+        """Wait until all that was pushed has been written, or never can be."""
+        while self._unsent and not self.broken:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Write until the other side stops taking it."""
+        try:
+            with contextlib.suppress(StreamClosed):
+                while True:
+                    await self._write()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop what is unsent and let go of all who wait."""
+        self.broken = True
+        self.dropped += len(self._queue) + len(self._held)
+        self._queue.clear()
+        self._held.clear()
+        self._unsent = 0
+        self.wake()
+
+    async def _write(self) -> None:
+        while not self._queue or self._framing is None:
+            self._pending.clear()
+            await self._pending.wait()
+        frames: list[bytes] = []
+        callbacks: list[Callable[[], None]] = []
+        taken = 0
+        while self._queue and taken < _WRITE_BYTES:
+            payload, after = self._queue.popleft()
+            frames.append(encode(payload, self._framing))
+            callbacks += after
+            taken += len(payload)
+        await self._stream.write(b"".join(frames))
+        self._unsent -= taken
+        for callback in callbacks:
+            # From the loop: what goes wrong in it is the loop's to report, and does not end the writing.
+            asyncio.get_running_loop().call_soon(callback)
+        self.wake()

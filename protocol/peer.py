@@ -1,0 +1,335 @@
+"""One end of a JSON-RPC connection: reads, routes, calls. The same at both ends.
+
+What waits for what, so that nothing grows and nobody waits for ever:
+
+- The reader waits for no handler. When half of the places are taken it gives handlers a turn before each message, so
+  that quick ones keep up with any flood; once all are taken, requests are answered `busy` and notifications dropped.
+- Where the other side does not read, `unsent_bytes` are kept. Then handlers wait with their answers, holding their
+  slots, and callers wait with their calls. The reader goes on with answers, cancels, and requests that find a place;
+  it stops only before a message that it must answer itself: a refusal. So two peers that both flood, and both read
+  nothing but answers, stand still only after both have filled all their bounds.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+from protocol.convert import Mismatch, convert
+from protocol.dispatch import Dispatcher, Translate, new_trace_id, untranslated
+from protocol.errors import BadResult, CallTimeout, Code, ErrorData, FrameError, PeerClosed
+from protocol.framing import Decoder, Frame, Framing
+from protocol.intake import Intake
+from protocol.lanes import Lanes
+from protocol.messages import (
+    Batch,
+    Incoming,
+    Invalid,
+    Item,
+    Notification,
+    Request,
+    Response,
+    decode,
+    encode_error,
+    encode_notification,
+    encode_request,
+)
+from protocol.methods import Context, MethodTable
+from protocol.outlet import Outlet
+from protocol.session import Calls, Gathering
+from protocol.stdio import ByteStream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one connection."""
+
+    max_message_bytes: int = 16 * MIB  # of a message that comes in
+    handlers: int = 8  # that run at once, besides urgent ones
+    waiting: int = 1024  # calls that wait for a handler, and urgent ones that run
+    waiting_bytes: int = 64 * MIB
+    unsent_bytes: int = 16 * MIB  # of messages that the other side has not read
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+FirstMessage: TypeAlias = Callable[[str | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts since the connection began."""
+
+    requests: int  # admitted
+    notifications: int  # admitted
+    malformed: int  # bytes that are no frame, payloads that are no message
+    busy: int  # requests refused for want of a place
+    refused: int  # requests refused since the intake was stopped
+    duplicates: int  # requests refused since their id was in flight
+    cancelled: int  # requests that were cancelled before they were through
+    calls: int  # that were sent
+    timeouts: int  # calls that were not answered in time
+    dropped_in: int  # notifications that found no place
+    dropped_late: int  # answers that nobody waited for
+    dropped_out: int  # messages of ours that could not be sent
+
+
+class Peer:
+    """A connection over a byte stream, which it owns from now on.
+
+    `run` it in a task; `drain` and `close` it when that has returned, or before. Without a forced `framing` the other
+    side speaks first: until then notifications are held, and calls wait. `on_first_message` is awaited before the
+    first message is handled, with the name of the method that it calls, if it calls one; it must not call back.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        table: MethodTable,
+        *,
+        framing: Framing | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        translate: Translate = untranslated,
+        trace_id: Callable[[], str] = new_trace_id,
+        on_first_message: FirstMessage | None = None,
+    ) -> None:
+        self._stream = stream
+        self._decoder = Decoder(limits.max_message_bytes, framing)
+        self._outlet = Outlet(stream, max_unsent_bytes=limits.unsent_bytes, framing=framing)
+        self._intake = Intake(
+            self,
+            table,
+            Dispatcher(table, translate=translate, trace_id=trace_id),
+            self._outlet,
+            Lanes(handlers=limits.handlers, waiting=limits.waiting, waiting_bytes=limits.waiting_bytes),
+        )
+        self._calls: Calls[asyncio.Future[Response | None]] = Calls()
+        self._on_first_message = on_first_message
+        self._writer: asyncio.Task[None] | None = None
+        self._hung_up = False  # no answer can come any more
+        self._closing = False
+        self._closed = asyncio.Event()
+        self._malformed = self._made = self._timeouts = self._late = 0
+
+    @property
+    def framing(self) -> Framing | None:
+        """Return the framing in use, None until it is known."""
+        return self._decoder.framing
+
+    @property
+    def stats(self) -> Stats:
+        """Return the counts so far."""
+        tally = self._intake.tally
+        return Stats(
+            requests=tally.requests,
+            notifications=tally.notifications,
+            malformed=self._malformed,
+            busy=tally.busy,
+            refused=tally.refused,
+            duplicates=tally.duplicates,
+            cancelled=tally.cancelled,
+            calls=self._made,
+            timeouts=self._timeouts,
+            dropped_in=tally.dropped,
+            dropped_late=self._late,
+            dropped_out=self._outlet.dropped,
+        )
+
+    async def run(self) -> None:
+        """Read and handle messages until the other side has ended its stream, or stopped reading ours for good.
+
+        Handlers that run go on, and their answers go out; calls that wait raise PeerClosed. Run it once.
+        """
+        if self._closing:
+            return
+        writer = self._writer = asyncio.create_task(self._outlet.run())
+        reader = asyncio.create_task(self._read())
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hang_up()
+            reader.cancel()
+            await asyncio.wait({reader})
+        for task in (reader, writer):
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def call(self, method: str, params: object = None, *, timeout_s: float, result: type[T]) -> T:
+        """Call the other side and return its answer as `result`.
+
+        Raises RpcError for the error that it answers, CallTimeout after `timeout_s`, PeerClosed when no answer can
+        come, BadResult for an answer of another type, EncodeError for params that JSON cannot carry. Timed out or
+        cancelled, it sends `$/cancelRequest`, and a late answer is dropped.
+        """
+        waiter: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
+        call_id: int | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not await self._outlet.room(given_up=lambda: self._hung_up):
+                    raise PeerClosed
+                call_id = self._calls.open(waiter)
+                self._outlet.push(encode_request(call_id, method, params))
+                self._made += 1
+                await waiter
+        except TimeoutError:
+            if not waiter.done() or waiter.cancelled():
+                self._timeouts += 1
+                raise CallTimeout(method, timeout_s) from None
+        finally:
+            if self._calls.take(call_id) is not None and waiter.cancelled():
+                self._outlet.push(encode_notification("$/cancelRequest", {"id": call_id}))
+        return _unpack(method, waiter.result(), result)
+
+    async def notify(self, method: str, params: object = None) -> None:
+        """Tell the other side, waiting while it does not read. Raises PeerClosed and EncodeError."""
+        payload = encode_notification(method, params)
+        if not self._outlet.opened:
+            self._outlet.hold(payload)
+        elif await self._outlet.room():
+            self._outlet.push(payload)
+        else:
+            raise PeerClosed
+
+    def notify_soon(self, method: str, params: object = None) -> bool:
+        """Tell the other side without waiting; False when it was dropped, since much is unsent. Raises EncodeError."""
+        payload = encode_notification(method, params)
+        if self._outlet.opened:
+            return self._outlet.push_soon(payload)
+        self._outlet.hold(payload)
+        return True
+
+    def stop_intake(self) -> None:
+        """From now on answer -32000 to requests and drop notifications, other than those of urgent methods."""
+        self._intake.stop()
+
+    async def drain(self, timeout_s: float, *, besides: Context | None = None) -> bool:
+        """Wait until all that came in is answered and written; return whether it was, in that time.
+
+        What was not is answered -32000 and interrupted. A handler that drains gives its own context as `besides`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._intake.drain(besides)
+        except TimeoutError:
+            self._intake.abandon(besides)
+            return False
+        return True
+
+    async def close(self, timeout_s: float = 0.5) -> None:
+        """End it: answer -32000 to what is in flight, write what can be written in that time, let go of the stream.
+
+        Calls that wait raise PeerClosed. It returns in time whatever a handler or the other side does. Idempotent.
+        """
+        if self._closing:
+            await self._closed.wait()
+            return
+        self._closing = True
+        self.stop_intake()
+        self._hang_up()
+        self._intake.abandon()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._finish()
+        finally:
+            self._outlet.close()
+            if self._writer is not None:
+                self._writer.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._stream.close()
+            self._closed.set()
+
+    async def _finish(self) -> None:
+        others = self._intake.tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        if self._writer is not None:
+            await self._outlet.flush()
+
+    async def _read(self) -> None:
+        while data := await self._stream.read():
+            frames = self._decoder.feed(data)
+            if not self._outlet.opened and self._decoder.framing is not None:
+                self._outlet.open(self._decoder.framing)
+            for frame in frames:
+                await self._take(frame)
+        for frame in self._decoder.end():
+            await self._take(frame)
+
+    async def _take(self, frame: Frame) -> None:
+        message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
+        if self._on_first_message is not None:
+            hook, self._on_first_message = self._on_first_message, None
+            await hook(_method_of(message))
+        if isinstance(message, Batch):
+            gathering = Gathering(len(message.items))
+            for item in message.items:
+                await self._route(item, gathering)
+        else:
+            await self._route(message, None)
+
+    async def _route(self, message: Item, batch: Gathering | None) -> None:
+        match message:
+            case Request() | Notification():
+                if self._intake.crowded:
+                    await asyncio.sleep(0)
+                await self._intake.take(message, batch)
+            case Response():
+                self._resolve(message)
+                await self._intake.reply(None, batch)
+            case Invalid():
+                if message.void and self._resolve(Response(message.id, None, None)):
+                    await self._intake.reply(None, batch)
+                else:
+                    self._malformed += 1
+                    await self._intake.reply(encode_error(message.id, message.error), batch)
+
+    def _resolve(self, response: Response) -> bool:
+        waiter = self._calls.take(response.id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(response)
+            return True
+        self._late += 1
+        logger.debug("An answer came that nobody waits for", extra={"fields": {"id": response.id}})
+        return False
+
+    def _hang_up(self) -> None:
+        self._hung_up = True
+        for waiter in self._calls.take_all():
+            if not waiter.done():
+                waiter.set_result(None)
+        self._outlet.wake()
+
+
+def _unpack(method: str, response: Response | None, result: type[T]) -> T:
+    if response is None:
+        raise PeerClosed
+    if response.error is not None:
+        raise response.error
+    try:
+        return convert(response.result, result)
+    except Mismatch as misfit:
+        raise BadResult(method, misfit.path, misfit.detail) from None
+
+
+def _unframed(error: FrameError) -> Invalid:
+    """Return what to answer to bytes that are no frame."""
+    data = ErrorData(kind=error.kind, detail=str(error))
+    if error.kind == "message_too_large":
+        return Invalid(None, Code.INVALID_REQUEST, "Invalid Request", data)
+    return Invalid(None, Code.PARSE_ERROR, "Parse error", data)
+
+
+def _method_of(message: Incoming) -> str | None:
+    first = message.items[0] if isinstance(message, Batch) else message
+    return first.method if isinstance(first, Request | Notification) else None

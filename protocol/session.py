@@ -1,0 +1,180 @@
+"""What is open on a connection, in both directions. Pure: values in, decisions out; it starts and stops nothing.
+
+Calls of ours: each has an id of its own, from 1 up; the first answer takes its waiter, a later or unknown one finds
+none and is dropped.
+
+Work that came in, a request or a notification, goes one way through its stages:
+
+    WAITING ---> STARTED ---> RUNNING ---> DONE
+       `------------+------------+---> settled early: cancelled before it ran, or cut off at the end
+
+It is settled once, by whoever is first; settling gives what is to be sent, which is nothing for a notification.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Generic, TypeAlias, TypeVar
+
+from protocol.messages import Id, Notification, Request, join_batch
+from protocol.methods import Context
+
+H = TypeVar("H")
+W = TypeVar("W")
+
+Callback: TypeAlias = Callable[[], None]
+
+
+class Calls(Generic[W]):
+    """Calls of ours that wait for their answer, each with its waiter."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[Id, W] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def open(self, waiter: W) -> int:
+        """Return the id for a new call."""
+        self._last += 1
+        self._waiters[self._last] = waiter
+        return self._last
+
+    def take(self, id_: Id) -> W | None:
+        """Return the waiter of an open call, which is open no longer; None for an answer that nobody waits for."""
+        return self._waiters.pop(id_, None)
+
+    def take_all(self) -> list[W]:
+        """Return every waiter; no call is open any longer."""
+        waiters = list(self._waiters.values())
+        self._waiters.clear()
+        return waiters
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is to be sent, and what to run once it was."""
+
+    payload: bytes
+    callbacks: tuple[Callback, ...] = ()
+
+
+class Gathering:
+    """The answers to the members of one batch, until there are all: one array, or nothing if none has an answer."""
+
+    def __init__(self, members: int) -> None:
+        self._missing = members
+        self._parts: list[bytes] = []
+        self._callbacks: tuple[Callback, ...] = ()
+
+    def add(self, answer: Answer | None) -> Answer | None:
+        """Take what one member came to, None for no answer; return what is to be sent, with the last."""
+        self._missing -= 1
+        if answer is not None:
+            self._parts.append(answer.payload)
+            self._callbacks += answer.callbacks
+        if self._missing or not self._parts:
+            return None
+        return Answer(join_batch(self._parts), self._callbacks)
+
+
+class Stage(Enum):
+    """How far a piece of work has come."""
+
+    WAITING = auto()
+    STARTED = auto()  # it has a handler slot, and its first step is yet to come
+    RUNNING = auto()
+    DONE = auto()  # the handler is through; at most its answer waits to be sent
+
+
+class Fate(Enum):
+    """How a piece of work is to end."""
+
+    NATURAL = auto()
+    CANCELLED = auto()  # answered with -32800, unless the handler finishes all the same
+    SILENCED = auto()  # not answered
+    CLOSED = auto()  # answered with -32000
+
+
+@dataclass(slots=True, eq=False)
+class Work(Generic[H]):
+    """A request or notification on its way; `handle` is whatever runs it."""
+
+    call: Request | Notification
+    context: Context
+    urgent: bool = False
+    batch: Gathering | None = None
+    stage: Stage = Stage.WAITING
+    fate: Fate = Fate.NATURAL
+    settled: bool = False
+    handle: H | None = None
+
+    def begin(self) -> bool:
+        """Say that the first step is due; False when the work was given up before."""
+        if self.fate is not Fate.NATURAL:
+            return False
+        self.stage = Stage.RUNNING
+        return True
+
+    def settle(self, payload: bytes | None) -> Answer | None:
+        """Take the answer, the first time; return what is to be sent now."""
+        if self.settled:
+            return None
+        self.settled = True
+        answer = None
+        if payload is not None and self.fate is not Fate.SILENCED:
+            answer = Answer(payload, self.context.callbacks)
+        return answer if self.batch is None else self.batch.add(answer)
+
+
+class Step(Enum):
+    """What to do to work that is cut short."""
+
+    NOTHING = auto()  # too late, or done already
+    LEAVE = auto()  # its first step is due, where it will notice
+    WITHDRAW = auto()  # it waits: take it out of the lane and settle it
+    INTERRUPT = auto()  # its handler runs
+
+
+@dataclass(slots=True)
+class Requests(Generic[H]):
+    """Requests in flight, by id. Ids that are null are never the same; 1, 1.0 and "1" are three."""
+
+    _by_id: dict[object, Work[H]] = field(default_factory=dict[object, Work[H]])
+
+    def open(self, id_: Id, work: Work[H]) -> bool:
+        """Enter a request; False when one with that id is in flight."""
+        if id_ is None:
+            return True
+        return self._by_id.setdefault(_key(id_), work) is work
+
+    def close(self, id_: Id, work: Work[H]) -> None:
+        """Let go of a request that was settled."""
+        if id_ is not None and self._by_id.get(_key(id_)) is work:
+            del self._by_id[_key(id_)]
+
+    def find(self, id_: object) -> Work[H] | None:
+        """Return the request in flight that a cancel means."""
+        if not isinstance(id_, str | int | float) or isinstance(id_, bool):
+            return None
+        return self._by_id.get(_key(id_))
+
+
+def cut_short(work: Work[H], fate: Fate) -> Step:
+    """Give work another fate, if it is not through and has none yet; return what to do to it."""
+    if work.stage is Stage.DONE or work.fate is not Fate.NATURAL:
+        return Step.NOTHING
+    work.fate = fate
+    match work.stage:
+        case Stage.WAITING:
+            return Step.WITHDRAW
+        case Stage.STARTED:
+            return Step.LEAVE
+        case Stage.RUNNING:
+            return Step.INTERRUPT
+
+
+def _key(id_: Id) -> object:
+    """Keep 1 and 1.0 apart, which are equal in Python."""
+    return (id_,) if isinstance(id_, float) else id_
