@@ -7,6 +7,7 @@ cause, a failure without a whole answer is ambiguous: the server may have done w
 """
 
 import asyncio
+import base64
 import errno
 import logging
 import socket
@@ -197,11 +198,20 @@ def _load_tls(ca_file: str | None, _mtime_ns: int) -> ssl.SSLContext:
     return context
 
 
-def _proxy(url: str | None) -> httpx.Proxy | None:
+def _proxy(text: str | None) -> httpx.Proxy | None:
+    """Read the proxy's URL; a user name and password in it are what the proxy asks for."""
+    if text is None:
+        return None
     try:
-        return None if url is None else httpx.Proxy(url)
-    except (ValueError, httpx.InvalidURL):
-        raise ConfigInvalid([("proxy", "not a proxy's URL; it should look like http://host:port")]) from None
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ConfigInvalid([("proxy", "not a proxy's URL; it should look like http://host:port")])
+    # aiohttp turns this header into Proxy-Authorization, for the proxy alone; its own way of saying so is deprecated.
+    who = base64.b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
+    headers = {"authorization": f"Basic {who}"} if url.userinfo else None
+    return httpx.Proxy(url.copy_with(username=None, password=None), headers=headers)
 
 
 def _check_header(name: str, value: str) -> None:
@@ -238,8 +248,10 @@ def _diagnose(exc: BaseException, timeout_s: float) -> tuple[str, str]:
 
 
 def _tls_text(chain: list[BaseException]) -> str:
+    # aiohttp's own errors claim to be ssl's, without their attributes.
     for link in chain:
-        if isinstance(link, ssl.SSLCertVerificationError):
-            return f"{link.verify_message} (an authority of your own goes into ca_file)"
-    reasons = [link.reason for link in chain if isinstance(link, ssl.SSLError) and link.reason]
-    return reasons[0] if reasons else "the handshake failed"
+        if isinstance(link, ssl.SSLError) and not isinstance(link, aiohttp.ClientError):
+            if isinstance(link, ssl.SSLCertVerificationError):
+                return f"{link.verify_message} (an authority of your own goes into ca_file)"
+            return (link.reason or "the handshake failed").lower().replace("_", " ")
+    return "the handshake failed"

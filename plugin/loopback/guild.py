@@ -82,6 +82,8 @@ class LoopbackGuild(Server):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Describe the guild; nothing is opened before `start`."""
+        # Without a pattern of its own a user id with braces would be no part of any path.
+        path = path.replace("{user_id}", "{user_id:[^/]+}")
         presence = Route(name="presence", method="PUT", path=path, subject=_user, apply=self._put)
         super().__init__((presence,), clock=clock, tls=tls, prefix=prefix, lose=self.lose_rows)
         self.node_id = node_id
