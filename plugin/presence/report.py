@@ -1,0 +1,113 @@
+"""Tell a person how presence stands. Pure: it reads agents and guilds and changes nothing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import UNSET
+
+from plugin.clock import rfc3339
+from plugin.presence.agent import Agent
+from plugin.presence.cell import Cell
+from plugin.presence.guild import NO_USER_ID, Guild
+from plugin.presence.roster import Member
+from plugin.presence.status import AgentStatus, CellStatus, GateStatus, GuildStatus
+
+CellState = Literal["in_sync", "pending", "parked", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """The moment that a report is about, by both clocks."""
+
+    monotonic: float
+    wall: float
+
+    def date(self, at: float) -> str:
+        """Write a monotonic time as a date."""
+        return date(self.wall + at - self.monotonic)
+
+
+def date(wall: float) -> str:
+    """Write wall-clock seconds as RFC 3339."""
+    return rfc3339(round(wall * 1000))
+
+
+def agent_status(agent_id: str, member: Member, agent: Agent | None, *, off: str | None, now: Now) -> AgentStatus:
+    """Describe one bound agent; `off` says why presence is off."""
+    identity = _identity(member, agent, off)
+    shown = agent if agent is not None and agent.active else None
+    cells = {} if shown is None else shown.cells
+    reading = None if shown is None else shown.reading
+    return AgentStatus(
+        agent_id=agent_id,
+        state=None if reading is None else reading.state,
+        read_at=None if reading is None or reading.read_at is None else date(reading.read_at),
+        identity=identity,
+        guilds=[_cell_status(guild_id, cells.get(guild_id), shown, identity, now) for guild_id in member.guilds],
+    )
+
+
+def guild_status(guild: Guild, cells: Collection[Cell], now: Now) -> GuildStatus:
+    """Describe one guild, given its cells."""
+    return GuildStatus(
+        guild_node_id=guild.guild_id,
+        endpoint=next((cell.place[1] for cell in cells if cell.place is not None), None),
+        gate=_gate_status(guild, cells, now),
+        in_flight=guild.lane.in_flight,
+        puts=guild.puts,
+        failures=guild.failures,
+    )
+
+
+def _identity(member: Member, agent: Agent | None, off: str | None) -> str:
+    if off is not None:
+        return "off"
+    if agent is None or member.standing != "ready":
+        return member.standing
+    if agent.session is not None and agent.user_id is None:
+        return NO_USER_ID
+    return agent.refusal or "ready"
+
+
+def _cell_status(guild_id: str, cell: Cell | None, agent: Agent | None, identity: str, now: Now) -> CellStatus:
+    if cell is None or agent is None:
+        return CellStatus(
+            guild_node_id=guild_id, wanted=None, confirmed=None, confirmed_at=None, state="parked", reason=identity
+        )
+    state, reason = _cell_state(cell, agent, now.monotonic)
+    return CellStatus(
+        guild_node_id=guild_id,
+        wanted=cell.wanted,
+        confirmed=cell.confirmed,
+        confirmed_at=None if cell.confirmed_at is None else date(cell.confirmed_at),
+        state=state,
+        reason=UNSET if reason is None else reason,
+    )
+
+
+def _cell_state(cell: Cell, agent: Agent, now: float) -> tuple[CellState, str | None]:
+    if cell.parked_until > now:
+        return "parked", cell.reason
+    if cell.wanted is not None and cell.confirmed is cell.wanted:
+        return "in_sync", None
+    no_session = agent.session_at(now) is None or (agent.wants_session and cell.refused != 0)
+    if no_session and agent.refusal is not None:
+        return "parked", agent.refusal
+    if cell.wanted is None:
+        return "pending", "the agent's state is not known yet"
+    if cell.sent is not None and cell.confirmed is None:
+        return "unknown", None
+    return "pending", "no session yet" if no_session else None
+
+
+def _gate_status(guild: Guild, cells: Collection[Cell], now: Now) -> GateStatus:
+    gate = guild.lane.gate
+    if gate.until > now.monotonic or gate.broken:
+        until = now.date(max(gate.until, now.monotonic))
+        return GateStatus(state="waiting", reason=gate.reason or UNSET, until=until)
+    parked = [cell for cell in cells if cell.parked_until > now.monotonic]
+    if parked and len(parked) == len(cells):
+        first = min(parked, key=lambda cell: cell.parked_until)
+        return GateStatus(state="parked", reason=first.reason or UNSET, until=now.date(first.parked_until))
+    return GateStatus(state="ready")
