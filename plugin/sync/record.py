@@ -57,7 +57,7 @@ def seal(
     """Make the record of an object that `decode` gave; `content` gets its `id` and `agent_type`."""
     if "agent" in content:
         content.setdefault("agent_type", content["agent"])
-    record_id = _text(content.pop("id", None)) or _text(content.get("workspace")) or _sha256(encode(content))
+    record_id = text_of(content.pop("id", None)) or text_of(content.get("workspace")) or _sha256(encode(content))
     content["id"] = record_id
     body = encode(content)
     return Record(
@@ -148,8 +148,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _text(value: object) -> str:
-    """Return what counts as the text of an id: numbers whole, booleans in words, nothing of anything else."""
+def text_of(value: object) -> str:
+    """Return a value as an id: text as it is, numbers whole, booleans in words; empty for anything else."""
     match value:
         case str():
             return value

@@ -73,6 +73,11 @@ def read_workspace(base: str, name: str) -> Reading:
     return Reading(record=record, status=mark, report=report_mark, problems=problems)
 
 
+def read_status(base: str, name: str) -> Status | None:
+    """Read the status of the workspace `<base>/<name>`; None when there is none that can be read."""
+    return _load(f"{base}/{name}/status.json", base, STATUS_MAX_BYTES, _decode_status)[0]
+
+
 def report_path(base: str, name: str) -> str:
     """Return where a workspace's report lies."""
     return f"{base}/{name}/.meta/report.json"
