@@ -29,12 +29,14 @@ _CARRIERS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96
 class Reach:
     """How servers of one kind may be reached.
 
-    `connections` bounds the requests in flight. `allow_hosts`, unless empty, names every host that may be contacted:
+    `timeout_s` is for a whole request, of which `connect_s` for getting a connection: name, TCP and TLS. `connections`
+    bounds the requests in flight. `allow_hosts`, unless empty, names every host that may be contacted:
     exactly, or as `.example.org` for all names below it. `ca_file` adds authorities to the usual ones; `proxy` is a
     URL, and the only way to get one: the environment is not read.
     """
 
     timeout_s: float = 30.0
+    connect_s: float = 3.0
     ca_file: str | None = None
     proxy: str | None = None
     allow_insecure_http: bool = False

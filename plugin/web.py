@@ -8,6 +8,7 @@ cause, a failure without a whole answer is ambiguous: the server may have done w
 
 import asyncio
 import base64
+import contextlib
 import errno
 import logging
 import socket
@@ -31,7 +32,6 @@ from plugin.secret import Secret
 
 __all__ = ["Answer", "Reach", "Web", "check_url", "tls_context"]
 
-CONNECT_S = 3.0
 # Servers and balancers drop idle connections after 60 s and more; ours go first.
 IDLE_S = 50.0
 # A larger body is handed to the socket piece by piece, so that one write holds up nobody else.
@@ -44,8 +44,8 @@ _DIAGNOSES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ((aiohttp.ClientConnectorDNSError, socket.gaierror), "dns", "its name was not resolved; check URL and network"),
     ((ConnectionRefusedError,), "refused", "the connection was refused; check that it runs, and the port"),
     ((ConnectionResetError, BrokenPipeError, ConnectionAbortedError), "reset", "the connection was reset"),
-    ((aiohttp.ConnectionTimeoutError,), "timeout", "no connection within {connect_s:g} s"),
-    ((TimeoutError,), "timeout", "no whole answer within {timeout_s:g} s"),
+    ((aiohttp.ConnectionTimeoutError,), "timeout", "no connection within {reach.connect_s:g} s"),
+    ((TimeoutError,), "timeout", "no whole answer within {reach.timeout_s:g} s"),
     ((aiohttp.ClientResponseError, httpx.DecodingError), "not_http", "what came back is not HTTP; check URL and port"),
 )
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
@@ -70,11 +70,10 @@ class Web:
         self._reach = reach
         self._tls = tls_context(reach.ca_file)
         self._slots = asyncio.Semaphore(reach.connections)
-        self._closed = False
         self._client = httpx.AsyncClient(
             transport=AiohttpTransport(verify=self._tls, client=self._open, proxy=_proxy(reach.proxy)),
             # `pool` is what the transport takes for the whole of getting a connection: name, TCP and TLS.
-            timeout=httpx.Timeout(None, connect=CONNECT_S, pool=CONNECT_S),
+            timeout=httpx.Timeout(None, connect=reach.connect_s, pool=reach.connect_s),
             headers={"user-agent": f"agentic-sync/{__version__}", "accept-encoding": "identity"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,
@@ -99,8 +98,6 @@ class Web:
         """
         request = self._build(method, url, token=token, query=query, body=body, headers=headers)
         host = request.url.host
-        if self._closed:
-            raise NoAnswer(f"{host}: the connections were closed before the request was sent", cause="closed")
         try:
             async with asyncio.timeout(self._reach.timeout_s), self._slots:
                 return await self._exchange(request)
@@ -110,8 +107,7 @@ class Web:
         raise failure
 
     async def close(self) -> None:
-        """Close every connection; a request in flight ends with NoAnswer. May be called again."""
-        self._closed = True
+        """Close every connection: what is in flight or comes later ends with NoAnswer. May be called again."""
         await self._client.aclose()
 
     def _open(self) -> aiohttp.ClientSession:
@@ -125,7 +121,8 @@ class Web:
         connection = socket.socket(info[0], info[1], info[2])
         # A server that accepts and never reads would keep a closed connection and its unsent bytes for ever.
         if sys.platform == "linux":
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._reach.timeout_s * 1000))
+            with contextlib.suppress(OSError):  # a sandbox without the option loses only this
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._reach.timeout_s * 1000))
         return connection
 
     def _build(
@@ -138,9 +135,7 @@ class Web:
         body: bytes | None,
         headers: Mapping[str, str] | None,
     ) -> httpx.Request:
-        target = check_target(url, self._reach)
-        if query:
-            target = f"{target}?{urlencode(query, quote_via=quote)}"
+        target = _with_query(check_target(url, self._reach), query)
         sent = {} if body is None else {"content-type": "application/json"}
         sent.update((name.lower(), value) for name, value in (headers or {}).items())
         if token is not None:
@@ -170,7 +165,7 @@ class Web:
         return Answer(status=response.status_code, headers=dict(response.headers.items()), body=bytes(body))
 
     def _failure(self, exc: BaseException, host: str) -> NoAnswer:
-        cause, what = _diagnose(exc, self._reach.timeout_s)
+        cause, what = _diagnose(exc, self._reach)
         return NoAnswer(f"{host}: {what}", cause=cause)
 
 
@@ -214,6 +209,13 @@ def _proxy(text: str | None) -> httpx.Proxy | None:
     return httpx.Proxy(url.copy_with(username=None, password=None), headers=headers)
 
 
+def _with_query(target: str, query: Mapping[str, str] | None) -> httpx.URL:
+    try:
+        return httpx.URL(f"{target}?{urlencode(query, quote_via=quote)}" if query else target)
+    except (httpx.InvalidURL, ValueError):
+        raise BadEndpoint("the query cannot be sent: it is too long, or not valid Unicode") from None
+
+
 def _check_header(name: str, value: str) -> None:
     """Refuse what would end the header's line, or cannot be written in one; the value may be a token: never show it."""
     if not (value.isascii() and value.isprintable()):
@@ -233,7 +235,7 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-def _diagnose(exc: BaseException, timeout_s: float) -> tuple[str, str]:
+def _diagnose(exc: BaseException, reach: Reach) -> tuple[str, str]:
     """Return our word for the failure and what a person reads; taken from the most telling link of the chain."""
     chain = list(_chain(exc))
     for link in chain:
@@ -243,7 +245,7 @@ def _diagnose(exc: BaseException, timeout_s: float) -> tuple[str, str]:
             return "refused", f"the network does not reach it ({link.strerror})"
         for types, cause, what in _DIAGNOSES:
             if isinstance(link, types):
-                return cause, what.format(tls=_tls_text(chain), connect_s=CONNECT_S, timeout_s=timeout_s)
+                return cause, what.format(tls=_tls_text(chain), reach=reach)
     return "closed", "the connection was closed before a whole answer came"
 
 

@@ -1,10 +1,13 @@
 import asyncio
 import contextlib
+import gc
 import gzip
 import logging
 import os
 import shutil
+import socket
 import ssl
+import sys
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -170,6 +173,14 @@ async def test_a_url_that_must_not_be_contacted_is_not() -> None:
         assert platform.arrivals == []
 
 
+@pytest.mark.parametrize("value", ["\ud800", "x" * 70_000])
+async def test_a_query_that_cannot_be_sent_is_refused(value: str) -> None:
+    async with LoopbackPlatform() as platform, opened() as web:
+        with pytest.raises(BadEndpoint):
+            await web.request("GET", platform.url, query={"since": value}, token=TOKEN)
+        assert platform.arrivals == []
+
+
 # What is not done by itself
 
 
@@ -182,11 +193,12 @@ async def test_a_redirect_is_not_followed() -> None:
         assert other.arrivals == []
 
 
-async def test_cookies_are_refused() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_cookies_are_refused(host: str) -> None:
     async with LoopbackPlatform() as platform, opened() as web:
         platform.menu.add(Status(code=200, headers={"Set-Cookie": "session=1; Path=/"}))
-        await ask(web, platform)
-        await ask(web, platform)
+        for _ in range(2):
+            await web.request("GET", platform.url.replace("127.0.0.1", host), token=TOKEN)
         assert "cookie" not in platform.arrivals[1].headers
 
 
@@ -320,9 +332,28 @@ async def test_a_server_that_never_reads_is_given_up() -> None:
         release.set()
 
 
-async def test_a_connection_that_is_never_accepted_is_a_timeout() -> None:
-    async with raw_server(lambda _reader, _writer: asyncio.Event().wait()) as url, opened(HASTY) as web:
-        # TLS against a server that says nothing: the handshake is part of getting a connection.
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux offers the option")
+async def test_the_kernel_gives_up_a_connection_whose_bytes_nobody_takes() -> None:
+    async with LoopbackPlatform() as platform, opened() as web:
+        await ask(web, platform)
+        peer = ("127.0.0.1", int(platform.url.rpartition(":")[2]))
+        sockets = [thing for thing in gc.get_objects() if isinstance(thing, socket.socket) and thing.fileno() >= 0]
+        patience = [
+            link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for link in sockets if goes_to(link, peer)
+        ]
+        assert patience == [20_000]
+
+
+def goes_to(link: socket.socket, peer: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError):
+        return link.getpeername() == peer
+    return False
+
+
+async def test_getting_a_connection_has_a_deadline_of_its_own() -> None:
+    # TLS against a server that says nothing: the handshake is part of getting a connection.
+    reach = Reach(timeout_s=50, connect_s=0.2)
+    async with raw_server(lambda reader, _writer: reader.read()) as url, opened(reach) as web:
         assert (await no_answer(web.request("GET", url.replace("http", "https")))).cause == "timeout"
 
 
