@@ -1,0 +1,193 @@
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from plugin import __version__, manifest, readme
+from plugin.actions import PROTOCOL_VERSION
+from plugin.app import App
+from plugin.cli.manifest import check, write
+from plugin.config import Config
+from plugin.errors import PluginError
+from plugin.keys import keys, table
+from protocol.methods import MethodTable
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def methods() -> MethodTable:
+    return App(environ={"AGENTIC_SYNC_CONFIG": "/dev/null"}).table
+
+
+@pytest.fixture(scope="module")
+def built(methods: MethodTable) -> dict[str, Any]:
+    return manifest.build(methods)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, methods: MethodTable) -> Path:
+    """A folder with the generated files, all in step with the code."""
+    (tmp_path / "docs").mkdir()
+    markers = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("actions", "config"))
+    (tmp_path / "README.md").write_text(f"# before\n{markers}after\n", encoding="utf-8")
+    write(tmp_path, methods)
+    return tmp_path
+
+
+def test_the_files_of_this_checkout_are_in_step_with_the_code(methods: MethodTable) -> None:
+    assert check(ROOT, methods) == [], "run: agentic-sync manifest --write"
+
+
+def test_a_manifest_that_was_written_passes_the_check(checkout: Path, methods: MethodTable) -> None:
+    assert check(checkout, methods) == []
+    text = (checkout / "manifest.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    write(checkout, methods)
+    assert (checkout / "manifest.json").read_text(encoding="utf-8") == text
+
+
+def test_each_difference_is_named_by_its_place(checkout: Path, methods: MethodTable) -> None:
+    path = checkout / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["actions"][0]["idempotent"] = 0
+    document["unknown"] = None
+    document["runtime"]["args"].append("--more")
+    del document["license"]
+    document["config_ui"]["log.level"]["env"] = []
+    path.write_text(json.dumps(document), encoding="utf-8")
+    places = {problem.removeprefix("manifest.json: ").split()[0] for problem in check(checkout, methods)}
+    assert places == {
+        *("actions[0].idempotent", "unknown", "runtime.args[1]", "license"),
+        *("config_ui.log.level.env", "config_ui.log.level.env[0]"),
+    }
+
+
+def test_the_same_words_in_another_form_are_told(checkout: Path, methods: MethodTable) -> None:
+    path = checkout / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    assert len(check(checkout, methods)) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_file_that_cannot_be_read_is_one_problem(checkout: Path, methods: MethodTable, content: bytes | None) -> None:
+    for name in ("manifest.json", manifest.SCHEMA_FILE):
+        (checkout / name).unlink() if content is None else (checkout / name).write_bytes(content)
+    assert len(check(checkout, methods)) == 2
+
+
+def test_the_manifest_keeps_its_own_format(built: dict[str, Any]) -> None:
+    schema: Any = jsonschema.Draft202012Validator(manifest.format_schema())
+    schema.check_schema(schema.schema)
+    schema.validate(built)
+    for name in built:
+        assert not schema.is_valid({key: value for key, value in built.items() if key != name}), name
+
+
+def test_it_says_what_the_package_says_of_itself(built: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (built["id"], built["version"]) == (project["name"], __version__)
+    assert (built["description"], built["license"]) == (project["description"], project["license"])
+    assert built["compatibility"]["python"] == project["requires-python"]
+    assert built["runtime"]["command"] in project["scripts"]
+    assert built["protocol"]["version"] == PROTOCOL_VERSION
+
+
+def test_every_action_of_the_table_and_nothing_else_is_an_action(built: dict[str, Any], methods: MethodTable) -> None:
+    actions = {action["name"]: action for action in built["actions"]}
+    assert actions.keys() == {
+        *("agentic.sync.push", "agentic.sync.pull", "agentic.sync.status"),
+        *("agentic.presence.status", "agentic.presence.refresh"),
+    }
+    for name, action in actions.items():
+        method = methods.get(name)
+        assert method is not None
+        assert (action["aliases"], action["title"]) == ([*method.aliases], method.title)
+        assert action["timeout_ms"] == method.timeout_ms
+        assert action["idempotent"] == method.idempotent
+        assert action["description"]
+        jsonschema.Draft202012Validator.check_schema(action["params_schema"])
+        jsonschema.Draft202012Validator.check_schema(action["result_schema"])
+
+
+def test_every_schema_stands_alone(built: dict[str, Any]) -> None:
+    """A host hands each one to a validator by itself: all that it points to must be in it."""
+    callbacks = [
+        part for callback in built["host_callbacks"] for part in (callback["params_schema"], callback["result_schema"])
+    ]
+    schemas = [part for action in built["actions"] for part in (action["params_schema"], action["result_schema"])]
+    for schema in [*schemas, *callbacks, built["config_schema"]]:
+        if schema is not None:
+            assert references(schema) <= {f"#/$defs/{name}" for name in schema.get("$defs", {})}
+
+
+def references(schema: object) -> set[str]:
+    """Every reference in a schema, found in its text."""
+    return set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(schema)))
+
+
+def test_the_host_callbacks_are_what_the_plugin_calls_by_default(built: dict[str, Any]) -> None:
+    callbacks = {callback["method"]: callback for callback in built["host_callbacks"]}
+    assert callbacks.keys() == {Config().host.read_agent_state_method, Config().host.log_method, "$/progress"}
+    assert [name for name, callback in callbacks.items() if callback["required"]] == ["ReadAgentState"]
+    accepts: Any = jsonschema.Draft202012Validator(callbacks["ReadAgentState"]["result_schema"])
+    assert accepts.is_valid({"state": "idle"})
+    assert not accepts.is_valid({"state": 5})
+    assert callbacks["log"]["result_schema"] is None
+
+
+def test_every_setting_is_in_the_schema_and_has_a_form(built: dict[str, Any]) -> None:
+    assert built["config_ui"].keys() == {key.path for key in table()}
+    for key in keys():
+        fragment: Any = built["config_schema"]
+        for name in key.path.split("."):
+            fragment = fragment["properties"][name]
+        assert fragment["title"] == built["config_ui"][key.path]["label"]
+
+
+def test_secrets_are_sensitive_and_write_only_and_have_no_default(built: dict[str, Any]) -> None:
+    ui = built["config_ui"]
+    secrets = {path for path, setting in ui.items() if setting["sensitive"]}
+    assert secrets == {"platform.api_key", "identities[].api_key"}
+    assert ui["platform.api_key"]["env"][:2] == ["CORE_AGENT_API_KEY", "CORE_BRAIN_KEY"]
+    assert {path for path, setting in ui.items() if setting["restart"]} >= {"root", "state_dir", "limits.handlers"}
+    platform = built["config_schema"]["properties"]["platform"]["properties"]["api_key"]
+    assert platform["writeOnly"] is True
+    assert "default" not in platform
+
+
+def test_the_host_waits_longer_than_the_plugin_takes(built: dict[str, Any]) -> None:
+    assert built["runtime"]["shutdown_grace_ms"] > Config().shutdown_grace_s * 1000
+
+
+def test_no_setting_is_pinned_by_the_environment_of_the_launch(built: dict[str, Any]) -> None:
+    assert built["runtime"]["env"] == {}
+
+
+def test_a_stale_table_in_the_readme_is_told_and_brought_up_to_date(checkout: Path, methods: MethodTable) -> None:
+    path = checkout / "README.md"
+    fresh = path.read_text(encoding="utf-8")
+    assert fresh.startswith("# before\n<!-- actions:begin -->\n| action |")
+    assert fresh.endswith("<!-- config:end -->\nafter\n")
+    assert "`agentic.sync.push`" in fresh
+    assert "| `presence.interval_s` | `30` |" in fresh
+    path.write_text(fresh.replace("| `30` |", "| `31` |"), encoding="utf-8")
+    assert len(check(checkout, methods)) == 1
+    readme.write(path, methods)
+    assert path.read_text(encoding="utf-8") == fresh
+
+
+def test_a_readme_without_its_markers_is_told_and_left_alone(checkout: Path, methods: MethodTable) -> None:
+    path = checkout / "README.md"
+    for text in ("# nothing\n", "<!-- config:begin -->\n", "<!-- config:begin -->\n<!-- config:end -->\n"):
+        path.write_text(text, encoding="utf-8")
+        assert len(check(checkout, methods)) == 1
+        with pytest.raises(PluginError):
+            readme.write(path, methods)
+        assert path.read_text(encoding="utf-8") == text
+    path.unlink()
+    assert len(check(checkout, methods)) == 1
