@@ -67,7 +67,7 @@ class Services:
 
     async def _run_presence(self) -> None:
         # A second plugin on the folder must not fight with the first over what the guilds show.
-        await self.store.wait_owned()
+        await self.store.wait_uncontested()
         await self.presence.run()
 
     async def _supervise(self, part: str, run: Callable[[], Awaitable[None]]) -> None:

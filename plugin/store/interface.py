@@ -241,6 +241,10 @@ class Store(Protocol):
         """Wait until this process owns the folder and the file is open; return at once when it does."""
         ...
 
+    async def wait_uncontested(self) -> None:
+        """Wait until no other process owns the folder; a folder that cannot be used at all is nobody's."""
+        ...
+
     async def enqueue(
         self,
         agent_id: str,

@@ -1,0 +1,55 @@
+"""Who owns a state folder: a flock on a file that names the owner, held for the life of the process."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """What the lock file says: who has it, since when, and whether a database was ever made beside it."""
+
+    pid: int | None = None
+    started_at: float | None = None
+    made: bool = False
+
+
+class Lock:
+    """The lock on one folder; the kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def take(self) -> bool:
+        """Try to become the owner; raise OSError where the folder does not let a file be made."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    def owner(self) -> Owner:
+        """Read who owns the folder, or last did; an empty answer when the file says nothing."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Owner)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return Owner()
+
+    def sign(self, owner: Owner) -> None:
+        """Write who owns the folder; only the owner may."""
+        if self._fd is None:
+            raise RuntimeError("Only the owner signs the lock")
+        text = msgspec.json.encode(owner)
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+
+    def release(self) -> None:
+        """Let go; the file stays, since removing it would let two owners in."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

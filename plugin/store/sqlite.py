@@ -1,0 +1,199 @@
+"""The store over SQLite: each call is one operation of the engine."""
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from plugin.clock import Clock
+from plugin.store import batches, cache, ledger, outbox
+from plugin.store.engine import Engine
+from plugin.store.interface import (
+    AgentTimes,
+    Batch,
+    BatchChange,
+    CachedContext,
+    Caps,
+    ContextRow,
+    CoreState,
+    Enqueued,
+    Gate,
+    HistoryEntry,
+    QueueCounts,
+    QueueRow,
+    Record,
+    RowState,
+    StoreHealth,
+)
+from plugin.store.keeper import Keeper
+
+T = TypeVar("T")
+
+
+def open_store(state_dir: Path, *, clock: Clock) -> "SqliteStore":
+    """Open the store of a folder; it never raises and never waits: `health` and the calls say what is wrong."""
+    return SqliteStore(Engine(Keeper(state_dir, clock=clock)), clock)
+
+
+class SqliteStore:
+    """`Store` over one SQLite file."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self.engine = engine
+        self._clock = clock
+
+    @property
+    def health(self) -> StoreHealth:
+        """Return how the store is, without waiting."""
+        return self.engine.health
+
+    async def wait_ready(self) -> None:
+        """Wait until this process owns the folder and the file is open."""
+        await self.engine.ready.wait()
+
+    async def wait_uncontested(self) -> None:
+        """Wait until no other process owns the folder."""
+        await self.engine.uncontested.wait()
+
+    async def close(self) -> None:
+        """Finish what was submitted, checkpoint, close and release the folder."""
+        await self.engine.close()
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self.engine.run(work, writes=False)
+
+    # -- the outbox ----------------------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        agent_id: str,
+        records: Sequence[Record],
+        *,
+        caps: Caps,
+        now_ms: int,
+        scanned_for: str | None = None,
+    ) -> Enqueued:
+        """Add records to the agent's queue, in order, in one transaction."""
+        return await self.engine.run(
+            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
+        )
+
+    async def known(self, platform: str, marks: Sequence[tuple[str, str, str | None]]) -> Collection[int]:
+        """Return the positions of the marks that a scanned enqueue would find known."""
+        return await self._read(
+            lambda db: {place for place, mark in enumerate(marks) if outbox.is_known(db, platform, mark)}
+        )
+
+    async def claim(
+        self, platform: str, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
+    ) -> Batch | None:
+        """Return the next batch to send, forming and recording it if need be."""
+        del platform  # a batch belongs to the queue, whichever platform it goes to
+        held = frozenset(busy)
+        return await self.engine.run(
+            lambda db: batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+        )
+
+    async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
+        """Record what an answer did to a batch, and the platform's new gate with it."""
+
+        def work(db: sqlite3.Connection) -> None:
+            passes = (gate or cache.gate(db, platform)).passes
+            batches.record(db, batch, change, platform=platform, passes=passes, now_ms=now_ms)
+            if gate is not None:
+                cache.set_gate(db, platform, gate)
+
+        await self.engine.run(work)
+
+    async def next_due_ms(self) -> int | None:
+        """Return when the next row may go."""
+        return await self._read(outbox.next_due_ms)
+
+    async def unsettled(self, agent_id: str, *, up_to_row: int) -> int:
+        """Count the agent's WAITING rows up to a row."""
+        return await self._read(lambda db: outbox.unsettled(db, agent_id, up_to_row))
+
+    async def counts(self, agent_id: str | None = None) -> QueueCounts:
+        """Count the outbox."""
+        return await self._read(lambda db: outbox.counts(db, agent_id))
+
+    async def rows(self, *, state: RowState | None = None, after: int = 0, limit: int = 1000) -> tuple[QueueRow, ...]:
+        """List outbox rows by row number."""
+        return await self._read(lambda db: outbox.rows(db, state=state, after=after, limit=limit))
+
+    async def retry_dead(self, rows: Sequence[int] | None, *, now_ms: int) -> int:
+        """Move dead letters back to WAITING."""
+        del now_ms  # they keep their age and their place in the order
+        return await self.engine.run(lambda db: outbox.retry_dead(db, rows))
+
+    async def drop_dead(self, rows: Sequence[int] | None) -> int:
+        """Delete dead letters for good."""
+        now_ms = round(self._clock.now() * 1000)
+        return await self.engine.run(lambda db: outbox.drop_dead(db, rows, now_ms=now_ms))
+
+    # -- gates and the ledger ------------------------------------------------------------------------------------
+
+    async def gate(self, platform: str) -> Gate:
+        """Return the platform's gate."""
+        return await self._read(lambda db: cache.gate(db, platform))
+
+    async def set_gate(self, platform: str, gate: Gate) -> None:
+        """Record the platform's gate."""
+        await self.engine.run(lambda db: cache.set_gate(db, platform, gate))
+
+    async def ledger_size(self) -> int:
+        """Count the ledger's rows."""
+        return await self._read(ledger.size)
+
+    # -- context, history, times ---------------------------------------------------------------------------------
+
+    async def replace_context(
+        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry
+    ) -> None:
+        """Make these rows the whole cache of (platform, agent)."""
+
+        def work(db: sqlite3.Connection) -> None:
+            cache.replace_context(db, platform, agent_id, rows, at_ms=entry.at_ms)
+            _note_pull(db, agent_id, entry)
+
+        await self.engine.run(work)
+
+    async def merge_context(
+        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
+    ) -> None:
+        """Put these rows before the cached ones."""
+
+        def work(db: sqlite3.Connection) -> None:
+            cache.merge_context(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
+            _note_pull(db, agent_id, entry)
+
+        await self.engine.run(work)
+
+    async def context(self, platform: str, agent_id: str, *, now_ms: int) -> CachedContext:
+        """Return the cached rows that have not expired."""
+        return await self._read(lambda db: cache.context(db, platform, agent_id, now_ms=now_ms))
+
+    async def times(self, agent_id: str) -> AgentTimes:
+        """Return when the agent last pushed and pulled."""
+        return await self._read(lambda db: cache.times(db, agent_id))
+
+    async def history(self, direction: str) -> tuple[HistoryEntry, ...]:
+        """Return the entries of one direction."""
+        return await self._read(lambda db: cache.history(db, direction))
+
+    # -- the Go agent's state ------------------------------------------------------------------------------------
+
+    async def import_core(self, state: CoreState, *, platform: str, agent_id: str, mark: str, now_ms: int) -> bool:
+        """Import the Go agent's state in one transaction with its mark."""
+        return await self.engine.run(
+            lambda db: cache.import_core(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms)
+        )
+
+    async def imported(self, mark: str) -> bool:
+        """Say whether an import with this mark was done."""
+        return await self._read(lambda db: cache.imported(db, mark))
+
+
+def _note_pull(db: sqlite3.Connection, agent_id: str, entry: HistoryEntry) -> None:
+    cache.touch(db, agent_id, pulled_ms=entry.at_ms)
+    cache.add_history(db, entry)
