@@ -32,7 +32,7 @@ def describe(table: MethodTable, *, title: str, version: str, errors: Mapping[in
     """Return the OpenRPC document of a table; `errors` are codes and messages of its own, beside the common ones."""
     methods = tuple(table)
     shapes = [shape for method in methods for shape in (method.params, method.result)]
-    schemas, components = msgspec.json.schema_components(shapes, ref_template=_COMPONENTS)
+    schemas, components = msgspec.json.schema_components(shapes, schema_hook=_anything, ref_template=_COMPONENTS)
     every = {**ERRORS, **(errors or {})}
     return {
         "openrpc": OPENRPC,
@@ -50,12 +50,19 @@ def describe(table: MethodTable, *, title: str, version: str, errors: Mapping[in
 
 def schema_of(shape: object) -> Document:
     """Return a JSON Schema 2020-12 of a type that stands alone; its root is the type itself, not a reference."""
-    schema = msgspec.json.schema(shape)
+    schema = msgspec.json.schema(shape, schema_hook=_anything)
     definitions: Document = schema.pop("$defs", {})
     root: Any = schema
     if "$ref" in schema and not _refers(definitions, schema["$ref"]):
         root = definitions.pop(_name(schema))
     return {"$schema": DIALECT, **root, **({"$defs": definitions} if definitions else {})}
+
+
+def _anything(kind: type) -> Document:
+    """Let `object` stand for any JSON value, as `Any` does."""
+    if kind is object:
+        return {"description": "Any JSON value."}
+    raise NotImplementedError
 
 
 def _method(
