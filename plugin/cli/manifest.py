@@ -1,7 +1,6 @@
 """Print what a host reads before it launches the plugin; keep the files that say it in step with the code."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,12 +13,16 @@ from protocol.methods import MethodTable
 
 def run(options: argparse.Namespace, _wire: Wire | None) -> int:
     """Print manifest.json; `--write` writes it and its like, `--check` returns 1 when one of them is stale."""
-    table = App(environ=os.environ).table
+    return act(options, root=find().parent, table=App(environ={}).table)
+
+
+def act(options: argparse.Namespace, *, root: Path, table: MethodTable) -> int:
+    """Do what the options ask for with the files below `root`."""
     if options.write:
-        write(find().parent, table)
+        write(root, table)
         return 0
     if options.check:
-        problems = check(find().parent, table)
+        problems = check(root, table)
         sys.stderr.writelines(f"{problem}\n" for problem in problems)
         if problems:
             sys.stderr.write("run: agentic-sync manifest --write\n")

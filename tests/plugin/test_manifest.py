@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 from plugin import __version__, manifest, readme
 from plugin.actions import PROTOCOL_VERSION
 from plugin.app import App
-from plugin.cli.manifest import check, write
+from plugin.cli.command import parser
+from plugin.cli.manifest import act, check, write
 from plugin.config import Config
 from plugin.errors import PluginError
 from plugin.keys import keys, table
+from plugin.launch import find, launch
 from protocol.methods import MethodTable
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,6 +53,22 @@ def test_a_manifest_that_was_written_passes_the_check(checkout: Path, methods: M
     assert text.endswith("}\n")
     write(checkout, methods)
     assert (checkout / "manifest.json").read_text(encoding="utf-8") == text
+
+
+def test_the_command_prints_checks_and_writes(
+    checkout: Path, methods: MethodTable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*arguments: str) -> int:
+        return act(parser().parse_args(["manifest", *arguments]), root=checkout, table=methods)
+
+    path = checkout / "manifest.json"
+    assert (command(), capsys.readouterr().out) == (0, path.read_text(encoding="utf-8"))
+    assert command("--check") == 0
+    path.write_text("{}", encoding="utf-8")
+    assert command("--check") == 1
+    assert "license" in capsys.readouterr().err
+    assert command("--write") == 0
+    assert command("--check") == 0
 
 
 def test_each_difference_is_named_by_its_place(checkout: Path, methods: MethodTable) -> None:
@@ -191,3 +211,32 @@ def test_a_readme_without_its_markers_is_told_and_left_alone(checkout: Path, met
         assert path.read_text(encoding="utf-8") == text
     path.unlink()
     assert len(check(checkout, methods)) == 1
+
+
+def test_a_launched_plugin_answers_as_its_manifest_says(built: dict[str, Any], tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "AGENTIC_SYNC_CONFIG": os.devnull, "AGENTIC_SYNC_SYNC_ENABLED": "false"}
+    process = launch(find(), environ={"PATH": os.environ["PATH"], **home})
+    requests = [
+        {"jsonrpc": "2.0", "id": number, "method": method}
+        for number, method in enumerate(("initialize", "rpc.discover"))
+    ]
+    done = subprocess.run(
+        process.argv,
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        cwd=process.cwd,
+        env=dict(process.environ),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        timeout=40,
+    )
+    answers = {
+        answer["id"]: answer["result"] for answer in map(json.loads, done.stdout.splitlines()) if "result" in answer
+    }
+    for member in ("actions", "host_callbacks", "capabilities"):
+        assert answers[0][member] == built[member]
+    described = {method["name"]: method for method in answers[1]["methods"]}
+    for action in built["actions"]:
+        names = [param["name"] for param in described[action["name"]]["params"]]
+        assert names == list(action["params_schema"]["properties"])
+        assert described[action["name"]].get("x-aliases", []) == action["aliases"]
