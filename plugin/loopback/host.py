@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +43,7 @@ class LoopbackHost:
         self.logs: deque[LogParams] = deque(maxlen=MAX_LOGS)
         self.progress: list[ProgressParams] = []
         self.stderr: deque[str] = deque(maxlen=MAX_STDERR_LINES)
-        self.answer: Callable[[str], object] = self._answer
+        self.answer: Callable[[str], Awaitable[object]] = self._answer
         self._environ = environ
         self._config = config
         self._manifest_path = manifest_path or find()
@@ -156,7 +156,7 @@ class LoopbackHost:
         while line := await stderr.readline():
             self.stderr.append(line.decode(errors="replace").rstrip())
 
-    def _answer(self, agent_id: str) -> object:
+    async def _answer(self, agent_id: str) -> object:
         state = self.agents.get(agent_id)
         if state is None:
             raise RpcError(Code.INVALID_PARAMS, f"No agent {agent_id!r} here", ErrorData(kind="unknown_agent"))
@@ -166,7 +166,7 @@ class LoopbackHost:
         self.reads[params.agent_id] += 1
         async with self._changed:
             self._changed.notify_all()
-        return self.answer(params.agent_id)
+        return await self.answer(params.agent_id)
 
     async def _log(self, _context: Context, params: LogParams) -> None:
         self.logs.append(params)
