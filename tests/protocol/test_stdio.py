@@ -1,0 +1,389 @@
+import asyncio
+import contextlib
+import os
+import pty
+import selectors
+import socket
+import tty
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from protocol.claim import Wire
+from protocol.errors import StreamClosed
+from protocol.stdio import READ_BYTES, ByteStream, open_fds, open_stream
+from tests.support.clock import settle
+from tests.support.streams import memory_pair
+
+Pair: TypeAlias = tuple[ByteStream, ByteStream]
+KIB_64 = 64 * 1024
+MIB = 1024 * 1024
+
+
+async def pipes(*, blocking: bool = True) -> Pair:
+    fds = there, here, back, away = *os.pipe(), *os.pipe()
+    for fd in fds:
+        os.set_blocking(fd, blocking)
+    return await open_fds(there, away), await open_fds(back, here)
+
+
+async def nonblocking_pipes() -> Pair:
+    return await pipes(blocking=False)
+
+
+async def sockets() -> Pair:
+    left, right = (end.detach() for end in socket.socketpair())
+    return await open_fds(left, left), await open_fds(right, right)
+
+
+async def memory() -> Pair:
+    return memory_pair()
+
+
+@pytest.fixture(params=[pipes, nonblocking_pipes, sockets, memory], ids=lambda opener: opener.__name__)
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    opener: Callable[[], Awaitable[Pair]] = request.param
+    left, right = await opener()
+    async with asyncio.timeout(30):
+        yield left, right
+        await asyncio.gather(left.close(), right.close())
+
+
+on_descriptors = pytest.mark.parametrize("pair", [pipes, sockets], ids=["pipes", "sockets"], indirect=True)
+
+
+async def read_all(stream: ByteStream) -> bytes:
+    chunks: list[bytes] = []
+    while chunk := await stream.read():
+        assert len(chunk) <= READ_BYTES
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def read_exactly(stream: ByteStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = await stream.read()
+        assert chunk
+        data += chunk
+    return data
+
+
+async def fill(stream: ByteStream, message: bytes) -> tuple[int, asyncio.Task[None]]:
+    """Write until a write waits; return how many did not, and the one that does."""
+    for count in range(100):
+        writing = asyncio.create_task(stream.write(message))
+        await settle()
+        if not writing.done():
+            return count, writing
+        await writing
+    pytest.fail("a stream took 100 messages that nobody read")
+
+
+async def test_what_is_written_is_read_in_both_directions_at_once(pair: Pair) -> None:
+    left, right = pair
+    data = os.urandom(3 * MIB)
+    async with asyncio.TaskGroup() as group:
+        for start in range(0, len(data), MIB):
+            group.create_task(left.write(data[start : start + MIB]))
+            group.create_task(right.write(data[start : start + MIB]))
+        there = group.create_task(read_exactly(right, len(data)))
+        back = group.create_task(read_exactly(left, len(data)))
+    assert there.result() == back.result() == data
+
+
+async def test_writers_do_not_mix_their_data(pair: Pair) -> None:
+    left, right = pair
+    size = 100_000
+    async with asyncio.TaskGroup() as group:
+        for letter in b"abcdefgh" * 2:
+            group.create_task(left.write(bytes([letter]) * size))
+        data = await read_exactly(right, 16 * size)
+    assert all(len(set(data[start : start + size])) == 1 for start in range(0, len(data), size))
+
+
+async def test_a_slow_reader_holds_the_writer_back_and_loses_nothing(pair: Pair) -> None:
+    left, right = pair
+    await left.write(b"first")
+    assert await right.read() == b"first"
+    count, waiting = await fill(left, b"x" * KIB_64)
+    assert len(await read_exactly(right, (count + 1) * KIB_64)) == (count + 1) * KIB_64
+    await waiting
+
+
+async def test_a_cancelled_write_has_sent_nothing(pair: Pair) -> None:
+    left, right = pair
+    count, waiting = await fill(left, b"x" * KIB_64)
+    queued = asyncio.create_task(left.write(b"z" * 10))
+    await settle()
+    waiting.cancel()
+    await settle()
+    queued.cancel()
+    reading = asyncio.create_task(read_all(right))
+    await left.write(b"last")
+    await left.close()
+    assert await reading == b"x" * KIB_64 * count + b"last"
+    assert waiting.cancelled()
+    assert queued.cancelled()
+
+
+async def test_a_cancelled_read_loses_nothing(pair: Pair) -> None:
+    left, right = pair
+    got = b""
+    for turns in range(8):
+        reading = asyncio.create_task(right.read())
+        await settle()
+        await left.write(b"%d" % turns)
+        await settle(turns)
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            got += await reading
+    await left.close()
+    assert got + await read_all(right) == b"01234567"
+
+
+async def test_after_a_close_the_other_side_reads_the_rest_and_then_the_end(pair: Pair) -> None:
+    left, right = pair
+    await left.write(b"rest")
+    await left.close()
+    await left.close()
+    assert await right.read() == b"rest"
+    assert [await right.read(), await right.read()] == [b"", b""]
+    with pytest.raises(StreamClosed):
+        await right.write(b"x")
+    with pytest.raises(StreamClosed):
+        await left.write(b"x")
+    assert [await left.read(), await left.read()] == [b"", b""]
+
+
+async def test_a_close_sends_what_is_unsent(pair: Pair) -> None:
+    left, right = pair
+    await left.write(b"x" * MIB)
+    closing = asyncio.create_task(left.close())
+    assert await read_all(right) == b"x" * MIB
+    await closing
+
+
+@on_descriptors
+async def test_a_close_waits_for_the_reader_and_gives_up_when_it_is_cancelled(pair: Pair) -> None:
+    left, right = pair
+    await left.write(b"x" * MIB)
+    closing = asyncio.create_task(left.close())
+    late = asyncio.create_task(left.write(b"late"))
+    await settle()
+    assert not closing.done()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(StreamClosed):
+        await late
+    assert 0 < len(await read_all(right)) < MIB
+
+
+async def test_a_close_ends_the_read_that_waits(pair: Pair) -> None:
+    left, _ = pair
+    reading = asyncio.create_task(left.read())
+    await settle()
+    await left.close()
+    assert await reading == b""
+
+
+async def test_a_write_that_waits_ends_when_the_other_side_goes(pair: Pair) -> None:
+    left, right = pair
+    _, waiting = await fill(left, b"x" * KIB_64)
+    await right.close()
+    with pytest.raises(StreamClosed):
+        await waiting
+
+
+async def test_a_connection_that_is_reset_has_ended() -> None:
+    left, right = await sockets()
+    await left.write(b"never read")
+    await right.close()
+    assert await left.read() == b""
+    await left.close()
+
+
+@on_descriptors
+async def test_a_chunk_that_nobody_takes_and_the_end_behind_it_both_arrive(pair: Pair) -> None:
+    left, right = pair
+    for data in (b"one", b"two"):
+        await left.write(data)
+        if data == b"one":
+            assert await right.read() == b"one"
+        await settle()
+    await left.close()
+    await settle()
+    assert await read_all(right) == b"two"
+
+
+async def test_the_blocking_mode_of_the_descriptors_is_left_alone() -> None:
+    (there, here), (other, same) = os.pipe(), os.pipe()
+    shared = [os.dup(fd) for fd in (there, here)]  # as standard error may share the pipe of standard output
+    reader, writer = await open_fds(there, same), await open_fds(other, here)
+    _, waiting = await fill(writer, b"x" * KIB_64)
+    assert [os.get_blocking(fd) for fd in shared] == [True, True]
+    reading = asyncio.create_task(reader.read())
+    await waiting
+    assert await reading
+    assert [os.get_blocking(fd) for fd in shared] == [True, True]
+    for fd in shared:
+        os.close(fd)
+    await asyncio.gather(reader.close(), writer.close())
+
+
+async def test_a_reader_that_came_too_late_waits_on() -> None:
+    (there, here), (back, away) = os.pipe(), os.pipe()
+    os.set_blocking(there, False)
+    one, other = await open_fds(there, away), await open_fds(os.dup(there), os.dup(away))
+    reads = [asyncio.create_task(stream.read()) for stream in (one, other)]
+    await settle()
+    os.write(here, b"a")
+    await settle()
+    await asyncio.gather(one.close(), other.close())
+    assert sorted(await asyncio.gather(*reads)) == [b"", b"a"]
+    for fd in (here, back):
+        os.close(fd)
+
+
+async def test_a_regular_file_is_read_to_its_end_and_another_is_written(tmp_path: Path) -> None:
+    data = os.urandom(5 * KIB_64 + 17)
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(data)
+    stream = await open_stream(Wire(os.open(source, os.O_RDONLY), os.open(target, os.O_WRONLY | os.O_CREAT)))
+    while chunk := await stream.read():
+        await stream.write(chunk)
+        await stream.write(b"")
+    assert await stream.read() == b""
+    await stream.close()
+    assert target.read_bytes() == data
+
+
+async def test_a_file_is_let_go_only_when_its_read_has_come_back(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(b"x" * MIB)
+    fd = os.open(source, os.O_RDONLY)
+    stream = await open_fds(fd, os.open(os.devnull, os.O_WRONLY))
+    reading = asyncio.create_task(stream.read())
+    await asyncio.sleep(0)
+    await stream.close()
+    assert await reading == b""
+    async with asyncio.timeout(20):
+        while is_open(fd):
+            await settle()
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+async def test_the_null_device_is_at_its_end_and_takes_everything() -> None:
+    stream = await open_fds(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY))
+    assert await stream.read() == b""
+    await stream.write(b"x" * MIB)
+    await stream.write(b"x")
+    await stream.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+async def test_a_disk_that_is_full_closes_the_stream() -> None:
+    stream = await open_fds(os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
+    await stream.write(b"x" * KIB_64)
+    with pytest.raises(StreamClosed):
+        await stream.write(b"x")
+    await stream.close()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_a_terminal_is_read_and_written(*, blocking: bool) -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    os.set_blocking(slave, blocking)
+    stream = await open_fds(slave, slave)
+    os.write(master, b'{"a":1}\n')
+    async with asyncio.timeout(20):
+        assert await stream.read() == b'{"a":1}\n'
+        await stream.write(b"x" * MIB)
+        reading = asyncio.create_task(asyncio.to_thread(drain, master))
+        await stream.close()
+        assert await reading == MIB
+    os.close(master)
+
+
+async def test_a_terminal_that_stands_still_does_not_keep_a_close_waiting() -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    stream = await open_fds(slave, slave)
+    await stream.write(b"x" * MIB)
+    closing = asyncio.create_task(stream.close())
+    await settle()
+    assert not closing.done()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    async with asyncio.timeout(20):
+        assert await asyncio.to_thread(drain, master) == MIB  # the thread that writes lets go of the terminal
+    os.close(master)
+
+
+def drain(master: int) -> int:
+    """Read a terminal until nobody holds its other side; return how many bytes came."""
+    count = 0
+    with contextlib.suppress(OSError):
+        while data := os.read(master, KIB_64):
+            count += len(data)
+    return count
+
+
+async def test_a_descriptor_that_is_not_open_is_refused() -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(write_fd)
+    with pytest.raises(OSError, match="descriptor"):
+        await open_fds(read_fd, write_fd)
+    os.close(read_fd)
+
+
+class CountingSelector(selectors.DefaultSelector):
+    """Counts how often the loop wakes up."""
+
+    wakes = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.wakes += 1
+        return super().select(timeout)
+
+
+@pytest.mark.parametrize("opener", [pipes, sockets])
+def test_a_stream_that_nobody_reads_or_that_has_ended_costs_nothing(opener: Callable[[], Awaitable[Pair]]) -> None:
+    selector = CountingSelector()
+
+    async def idle() -> int:
+        before = selector.wakes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.Event().wait()
+        return selector.wakes - before
+
+    async def scenario() -> list[int]:
+        left, right = await opener()
+        await left.write(b"one")
+        await right.read()
+        waits = [await idle()]
+        await left.write(b"two")
+        waits.append(await idle())
+        await left.write(b"three")
+        waits.append(await idle())
+        await left.close()
+        assert await read_all(right) == b"twothree"
+        waits.append(await idle())
+        await right.close()
+        return waits
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        assert max(runner.run(scenario())) < 20
