@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 
-from plugin import __version__, actions, manifest, sources
+from plugin import __version__, actions, manifest
 from plugin.clock import Clock, SystemClock
-from plugin.config import Config
+from plugin.config import Config, sources
 from plugin.errors import ConfigInvalid
 from plugin.host import LEVELS, HostCalls, HostLogHandler
 from plugin.presence.status import (

@@ -9,14 +9,14 @@ from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct, field
-from protocol.openrpc import schema_of
 
-from plugin import __version__, keys
+from plugin import __version__
 from plugin.actions import PROTOCOL_VERSION, Capabilities
-from plugin.config import Config
+from plugin.config import Config, keys
 from plugin.host import AgentState, LogParams, ReadAgentStateParams
 from plugin.launch import Restart, Runtime
 from protocol.methods import PROGRESS, Method, MethodTable
+from protocol.openrpc import schema_of
 
 ACTION_PREFIX = "agentic."
 SCHEMA_FILE = "docs/manifest.schema.json"

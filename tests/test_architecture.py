@@ -15,8 +15,9 @@ BELOW = {
     "plugin.sync": EDGE | {"store", "web", "endpoint", "credentials"},
     "plugin.presence": EDGE | {"web", "endpoint", "credentials", "host"},
     "plugin.host": EDGE,
-    "plugin.web": EDGE | {"endpoint"},
+    "plugin.web": EDGE | {"endpoint", "__version__"},
     "plugin.endpoint": EDGE,
+    "plugin.config": EDGE | {"endpoint"},
     "plugin.credentials": EDGE,
 }
 
@@ -71,7 +72,8 @@ def test_httpx_and_aiohttps_client_are_used_in_one_place() -> None:
         if "loopback" not in path.parts
         and any(name.split(".")[0] in {"aiohttp", "httpx", "httpx_aiohttp"} for name in imported(path))
     }
-    assert importers == {"plugin/web.py"}
+    # URLs are judged by httpx's own idea of one, or a lookalike would pass the rules and reach another host.
+    assert importers == {"plugin/web.py", "plugin/endpoint.py"}
 
 
 def test_only_the_application_and_the_command_line_build_the_whole() -> None:

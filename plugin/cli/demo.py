@@ -42,7 +42,11 @@ async def _live(world: World, console: Console) -> Facts:
 
 
 async def _plain(world: World, console: Console) -> Facts:
-    story = Story(world, show=lambda _: None, on_step=lambda facts: console.print(screen.line(facts), highlight=False, soft_wrap=True))
+    story = Story(
+        world,
+        show=lambda _: None,
+        on_step=lambda facts: console.print(screen.line(facts), highlight=False, soft_wrap=True),
+    )
     facts = await story.play()
     console.print(screen.summary(facts.checks, facts.elapsed_s))
     return facts

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from plugin import manifest, readme
+from plugin import manifest
 from plugin.app import App
+from plugin.cli import readme
 from plugin.launch import find
 from protocol.claim import Wire
 from protocol.methods import MethodTable

@@ -26,8 +26,8 @@ LOOKS = {
 def frame(facts: Facts) -> RenderableType:
     """Lay one frame out: what happens, the outbox, the matrix, the last events, and at the end the checks."""
     sides = Table.grid(expand=True, padding=0)
-    sides.add_column(ratio=10)
-    sides.add_column(ratio=13)
+    sides.add_column(ratio=9)
+    sides.add_column(ratio=14)
     sides.add_row(_outbox(facts), _matrix(facts))
     parts: list[RenderableType] = [_head(facts), sides, _events(facts)]
     if facts.checks:
@@ -59,8 +59,8 @@ def _outbox(facts: Facts) -> RenderableType:
     rows.add_row("refused, kept aside", Text(str(work.dead), style="red" if work.dead else "green"))
     rows.add_row("requests (sent again)", f"{work.requests} ({work.resent})")
     rows.add_row("platform", _light("up", "down", good=work.platform_up))
-    rows.add_row("plugin", _light(f"pid {work.plugin_pid}", "killed", good=work.plugin_pid is not None))
-    total = max(work.made, 1)
+    rows.add_row("plugin", _light(f"pid {work.plugin_pid}", "not running", good=work.plugin_pid is not None))
+    total = max(work.made - work.dead, 1)
     bar = ProgressBar(total=total, completed=work.delivered, complete_style="green", finished_style="green")
     return Panel(
         Group(rows, bar, _sparkline(facts.depths)), title="outbox", title_align="left", border_style="blue", height=13
@@ -79,9 +79,9 @@ def _sparkline(depths: Sequence[int]) -> Text:
 
 
 def _matrix(facts: Facts) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=0)
     table.add_column("agent", style="bold", no_wrap=True)
-    table.add_column("the host says", no_wrap=True)
+    table.add_column("does", no_wrap=True)
     for guild in facts.guilds:
         table.add_column(guild, no_wrap=True)
     for agent, state in facts.doing.items():

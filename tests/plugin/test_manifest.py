@@ -9,14 +9,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from plugin import __version__, manifest, readme
+from plugin import __version__, manifest
 from plugin.actions import PROTOCOL_VERSION
 from plugin.app import App
+from plugin.cli import readme
 from plugin.cli.command import parser
 from plugin.cli.manifest import act, check, write
 from plugin.config import Config
+from plugin.config.keys import keys, table
 from plugin.errors import PluginError
-from plugin.keys import keys, table
 from plugin.launch import find, launch
 from protocol.methods import MethodTable
 

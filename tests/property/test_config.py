@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from plugin.config import Config
+from plugin.config.keys import Key, keys, schema
+from plugin.config.reading import Reading
+from plugin.config.sources import changed, explain, load, value_at
 from plugin.errors import ConfigInvalid
-from plugin.keys import Key, keys, schema
-from plugin.reading import Reading
-from plugin.sources import changed, explain, load, value_at
 
 # A busy machine makes single examples slow; that is no failure.
 STEADY = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from plugin import keys
+from plugin.config import keys
 from plugin.errors import PluginError
 from plugin.manifest import ACTION_PREFIX
 from protocol.methods import MethodTable

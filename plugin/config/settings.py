@@ -1,6 +1,6 @@
 """Every setting, its type, default and help: the one source of the config schema, the README's table and the loader.
 
-Times are seconds, sizes are bytes. Where each value comes from is in `plugin/sources.py`. Each field carries an
+Times are seconds, sizes are bytes. Where each value comes from is in `plugin/config/sources.py`. Each field carries an
 `About`: what a form calls it, what it does, which other environment names set it.
 """
 

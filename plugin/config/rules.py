@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from plugin.config import Config, Fabric, Platform
+from plugin.config.settings import Config, Fabric, Platform
 from plugin.endpoint import Reach, check_url
 from plugin.errors import BadEndpoint
 

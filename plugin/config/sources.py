@@ -16,11 +16,11 @@ import platformdirs
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from plugin.config import Config, home
+from plugin.config.keys import FILE_VARIABLE, PREFIX, Key, bare, element_of, keys, nearest, struct_of
+from plugin.config.reading import PLATFORM_KEY, Reading
+from plugin.config.rules import check
+from plugin.config.settings import Config, home
 from plugin.errors import ConfigInvalid
-from plugin.keys import FILE_VARIABLE, PREFIX, Key, bare, element_of, keys, nearest, struct_of
-from plugin.reading import PLATFORM_KEY, Reading
-from plugin.rules import check
 
 RESTART_ONLY = tuple(key.path for key in keys() if key.about.restart)
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

@@ -10,8 +10,8 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET, Struct
 
-from plugin.config import Config
-from plugin.keys import CHOICE, bare, element_of, expectation, keys, nearest, struct_of, vacant
+from plugin.config.keys import CHOICE, bare, element_of, expectation, keys, nearest, struct_of, vacant
+from plugin.config.settings import Config
 from plugin.secret import Secret
 
 PLATFORM_KEY = tuple(f"platform.{name}" for name in CHOICE)

@@ -6,10 +6,10 @@ import platformdirs
 import pytest
 
 from plugin.config import Binding, Config, Identity, home
+from plugin.config.keys import keys, schema, table
+from plugin.config.sources import RESTART_ONLY, changed, check_change, explain, load
 from plugin.errors import ConfigInvalid
-from plugin.keys import keys, schema, table
 from plugin.secret import Secret
-from plugin.sources import RESTART_ONLY, changed, check_change, explain, load
 
 Host = Mapping[str, object]
 

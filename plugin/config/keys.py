@@ -15,7 +15,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo
 
-from plugin.config import About, Config
+from plugin.config.settings import About, Config
 from plugin.secret import Secret
 
 PREFIX = "AGENTIC_SYNC_"
@@ -131,7 +131,7 @@ def expectation(kind: object) -> str:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of what a host may give, with defaults; secrets are `writeOnly` without one.
 
-    It accepts what the types accept; rules between settings and on URLs and files are in `plugin/rules.py`.
+    It accepts what the types accept; rules between settings and on URLs and files are in `plugin/config/rules.py`.
     """
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(Config)}
 
