@@ -197,13 +197,16 @@ def _apart(reason: str, at: _Moment) -> SetApart:
 
 
 def _broken(batch: Batch, gate: Gate, reason: str, at: _Moment) -> Decision:
-    """Tell a platform that is down from a batch that it cannot digest: the latter fails while others pass."""
+    """Tell a platform that is down from a batch that it cannot digest: the latter fails while others pass.
+
+    A culprit does not close the gate, and opens the one that it closed itself.
+    """
     if batch.apart:
         return Decision(change=_apart(reason, at), gate=gate)
-    enough = batch.failures + 1 >= (1 if batch.suspect else CULPRIT_FAILURES)
-    if enough and gate.state is GateState.READY and gate.passes > batch.passes_at_failure:
+    others_pass = gate.passes > batch.passes_at_failure if batch.failures else gate.state is GateState.READY
+    if others_pass and batch.failures + 1 >= (1 if batch.suspect else CULPRIT_FAILURES):
         culprit = _apart(reason, at) if len(batch.rows) == 1 else Split(suspect=True)
-        return Decision(change=culprit, gate=gate)
+        return Decision(change=culprit, gate=_ready(gate))
     return Decision(change=Failed(counts=True), gate=_waiting(gate, reason, at))
 
 
@@ -236,11 +239,15 @@ def _closed(gate: Gate, state: GateState, reason: str, until_ms: int, failures: 
 
 
 def _open(gate: Gate, answer: Answer, at: _Moment) -> Gate:
-    opened = replace(gate, state=GateState.READY, reason=None, until_ms=None, failures=0)
+    opened = _ready(gate)
     if answer.headers.get("x-ratelimit-remaining", "").strip() != "0":
         return opened
     wait_s = _reset_s(answer, at)
     return _limited(opened, wait_s, at) if wait_s else opened
+
+
+def _ready(gate: Gate) -> Gate:
+    return replace(gate, state=GateState.READY, reason=None, until_ms=None, failures=0)
 
 
 def _passed(gate: Gate) -> Gate:

@@ -14,7 +14,7 @@ from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
 from plugin.store.interface import ContextRow, HistoryEntry, Store
 from plugin.sync.params import AgentAlias, AgentName, FleetNode, agent_of, node_of
 from plugin.sync.platform import Platform, Scope
-from plugin.sync.record import instant
+from plugin.sync.record import instant, text_of
 from plugin.sync.sender import Sender
 from plugin.web import Answer
 
@@ -67,7 +67,7 @@ class Pull:
         node = node_of(params.fleet_node_id, params.fleet_node_id_dashed)
         since = (params.since or "").strip() or None
         platform = self._scope.platform
-        self._sender.kick()
+        self._sender.look()
         answer = await self._ask(platform, agent_id, since)
         found = None if answer is None else recognise(answer)
         if answer is None or found is None:
@@ -152,8 +152,7 @@ def _objects(values: list[object]) -> list[JsonObject] | None:
 
 def _kept(row: JsonObject) -> ContextRow:
     body = msgspec.json.encode(row)
-    name = row.get("id")
-    row_id = str(name) if isinstance(name, str | int) and name != "" else hashlib.sha256(body).hexdigest()
+    row_id = text_of(row.get("id")) or hashlib.sha256(body).hexdigest()
     return ContextRow(id=row_id, body=body, expires_ms=_expires_ms(row))
 
 

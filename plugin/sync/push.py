@@ -15,6 +15,7 @@ from plugin.sync.params import AgentAlias, AgentName, FleetNode, agent_of, node_
 from plugin.sync.platform import Scope
 from plugin.sync.record import make_record, parse_dispatches
 from plugin.sync.sender import Sender
+from plugin.sync.takeover import Takeover
 from plugin.sync.tally import Tally
 
 WAIT_S = 20.0
@@ -55,8 +56,11 @@ class PushResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Push:
     """Serve the action for any number of callers at once."""
 
-    def __init__(self, *, store: Store, sender: Sender, intake: Intake, scope: Scope, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, sender: Sender, takeover: Takeover, intake: Intake, scope: Scope, clock: Clock
+    ) -> None:
         self._store = store
+        self._takeover = takeover
         self._sender = sender
         self._intake = intake
         self._scope = scope
@@ -83,6 +87,7 @@ class Push:
         return self._scope.config.sync.enabled and self._scope.platform.token() is not None
 
     async def _scan(self, agent_id: str, node: int | None) -> int:
+        await self._takeover.ensure()
         return await self._intake.scan(
             agent_id, platform=self._scope.platform.url, queue=self._scope.config.queue, fleet_node_id=node
         )
@@ -98,7 +103,7 @@ class Push:
             counts = await self._store.counts(agent_id)
         except StoreUnavailable as error:
             trouble.append(f"the store cannot be read: {error.message}")
-        obstacle, gate = self._sender.obstacle(), self._sender.gate
+        obstacle, gate = self._sender.obstacle(agent_id), self._sender.gate
         if obstacle is not None:
             trouble.append(obstacle)
         if tally.refused:
@@ -119,7 +124,7 @@ class Push:
         self._sender.kick()
         end = self._clock.monotonic() + WAIT_S
         most = 0
-        while self._sender.obstacle() is None:
+        while self._sender.obstacle(agent_id) is None:
             changed = self._sender.changed
             waiting = await self._store.unsettled(agent_id, up_to_row=row)
             most = max(most, waiting)

@@ -79,9 +79,11 @@ class Sender:
         gate = self._lane.gate
         return gate is not None and gate.limited()
 
-    def obstacle(self) -> str | None:
-        """Say why nothing can be sent now; None when something can, or is being tried."""
+    def obstacle(self, agent_id: str | None = None) -> str | None:
+        """Say why nothing (of the agent) can be sent now; None when something can, or is being tried."""
         lane = self._lane
+        if agent_id in self._flights:
+            return None
         if self._stopping:
             return "the plugin is stopping; what is queued goes out at its next start"
         if not self._sync.enabled:
@@ -94,7 +96,12 @@ class Sender:
         return journal.explain(gate.gate)
 
     def kick(self) -> None:
-        """Look now: at the queue, at the gate, at the token's file."""
+        """Look now whether something can be sent, and say that something may have been queued."""
+        self.look()
+        self._notify()
+
+    def look(self) -> None:
+        """Look now whether something can be sent: the token may be there, or another one."""
         self._look(self._lane)
         self._wake.set()
 

@@ -93,7 +93,10 @@ _NOTHING = _Local(
 class Status:
     """Serve the action; what the platform says of an agent is asked for once in 30 s, however often it is polled."""
 
-    def __init__(self, *, store: Store, sender: Sender, scope: Scope, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, sender: Sender, scope: Scope, clock: Clock, remote_timeout_s: float = REMOTE_TIMEOUT_S
+    ) -> None:
+        self._remote_timeout_s = remote_timeout_s
         self._store = store
         self._sender = sender
         self._scope = scope
@@ -105,7 +108,7 @@ class Status:
         """Put together what is known here and what the platform says; a failing part leaves its numbers at nothing."""
         named = next(filter(None, (params.agent_id, params.agent_id_dashed, params.arg)), None)
         agent_id = agent_of(named, default=self._scope.config.agent_id)
-        self._sender.kick()
+        self._sender.look()
         remote = await self._remote(self._scope.platform, agent_id)
         local = await self._local(agent_id, named)
         return self._answer(agent_id, local, remote)
@@ -149,10 +152,10 @@ class Status:
         if token is None:
             return _Remote(error=platform.token_problem)
         try:
-            async with asyncio.timeout(REMOTE_TIMEOUT_S):
+            async with asyncio.timeout(self._remote_timeout_s):
                 return _read(await platform.status(agent_id, token))
         except TimeoutError:
-            return _Remote(error=f"no answer within {REMOTE_TIMEOUT_S:g} s")
+            return _Remote(error=f"no answer within {self._remote_timeout_s:g} s")
         except (NoAnswer, BadEndpoint) as failure:
             return _Remote(error=failure.message)
 

@@ -128,7 +128,6 @@ def test_a_suspect_is_split_at_its_first_failure() -> None:
     [
         (1, 7, Gate(passes=8)),  # not often enough
         (9, 8, Gate(passes=8)),  # nothing passed since
-        (9, 7, closed(passes=8)),  # it is the probe: the platform may be down
     ],
 )
 def test_without_evidence_a_failing_batch_is_no_culprit(failures: int, passes_at_failure: int, gate: Gate) -> None:
@@ -138,8 +137,17 @@ def test_without_evidence_a_failing_batch_is_no_culprit(failures: int, passes_at
     assert decision.gate.state is GateState.WAITING
 
 
-def test_a_suspect_that_fails_as_the_probe_is_not_split() -> None:
+def test_a_suspect_that_fails_as_the_probe_is_not_split_before_another_passed() -> None:
     assert outcome_of(answer(500), batch(suspect=True), closed(passes=3)).change == COUNTED
+    failed = batch(failures=1, passes_at_failure=3, suspect=True)
+    assert outcome_of(answer(500), failed, closed(passes=3)).change == COUNTED
+    assert outcome_of(answer(500), failed, closed(passes=4)).change == Split(suspect=True)
+
+
+def test_a_culprit_opens_the_gate_that_it_closed() -> None:
+    decision = outcome_of(answer(500), batch(failures=2, passes_at_failure=7), closed(failures=2, passes=8))
+    assert decision.change == Split(suspect=True)
+    assert decision.gate == Gate(passes=8)
 
 
 @pytest.mark.parametrize("outcome", [SILENCE, answer(408), answer(502)])
