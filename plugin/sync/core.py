@@ -55,7 +55,7 @@ def read_core_state(root: Path, state_dir: Path, *, agent_id: str) -> tuple[Core
     """Read the Go agent's state and what of it could not be taken; every other part is taken all the same.
 
     A file comes from `state_dir`, or from `<root>/sync` when it isn't there; the queue from `<root>/db.duckdb`, when
-    that has one. `agent_id` is whose an entry is that names none. Nothing is raised, and no file is written; it blocks
+    that has one. `agent_id` is whose an entry is that names none. Nothing is raised, and no file is changed; it blocks
     on the disk.
 
     The queue keeps its order, and each record its id. Left out are a record that is in it twice, and one from a scan
@@ -178,7 +178,8 @@ class _Reader:
             self.problems.append(problem(str(path), error))
             return None
         scanned = content.keys() >= _SCANNED and record.id == content["workspace"]
-        delivered = scanned and updated_at and ledger.get(record.id) in (core, f"{updated_at}#0")
+        text = ledger.get(record.id)
+        delivered = scanned and updated_at and text is not None and text in (core, f"{updated_at}#0")
         return None if delivered else record
 
     def _stored_queue(self) -> list[object] | None:
@@ -241,10 +242,9 @@ def _core_fingerprint(updated_at: str, runs: int) -> str | None:
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"has more than {MAX_BYTES} bytes; it isn't taken over")
-    return data
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise ValueError(f"has more than {MAX_BYTES} bytes; it isn't taken over")
+        return file.read()
 
 
 def _written_ms(path: Path) -> int:

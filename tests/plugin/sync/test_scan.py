@@ -352,6 +352,7 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_said_once_until_it_heals(
     with a_root_of_nobody() as root:
         finished(root, "one")
         finished(root, "a/b/two", report={"passed": True})
+        settle(root)
         folder = root / "workspace" / shut
         scanner = Scanner(root)
         folder.chmod(mode)
