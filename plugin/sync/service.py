@@ -59,7 +59,8 @@ class SyncService:
         failures = 0
         while True:
             try:
-                return await self._takeover.ensure()
+                await self._takeover.ensure()
+                return self.sender.kick()
             except StoreUnavailable as error:
                 failures += 1
                 journal.store_failed(error, first=failures == 1)
