@@ -20,6 +20,7 @@ from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import quote, urlencode
+from weakref import WeakSet
 
 import aiohttp
 import httpx
@@ -70,6 +71,7 @@ class Web:
         self._reach = reach
         self._tls = tls_context(reach.ca_file)
         self._slots = asyncio.Semaphore(reach.connections)
+        self._connections: WeakSet[socket.socket] = WeakSet()
         self._client = httpx.AsyncClient(
             transport=AiohttpTransport(verify=self._tls, client=self._open, proxy=_proxy(reach.proxy)),
             # `pool` is what the transport takes for the whole of getting a connection: name, TCP and TLS.
@@ -108,6 +110,10 @@ class Web:
 
     async def close(self) -> None:
         """Close every connection: what is in flight or comes later ends with NoAnswer. May be called again."""
+        # An orderly close waits until all is sent, which a server that doesn't read puts off for ever.
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
         await self._client.aclose()
 
     def _open(self) -> aiohttp.ClientSession:
@@ -119,6 +125,7 @@ class Web:
 
     def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
         connection = socket.socket(info[0], info[1], info[2])
+        self._connections.add(connection)
         # A server that accepts and never reads would keep a closed connection and its unsent bytes for ever.
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # a sandbox without the option loses only this

@@ -569,6 +569,23 @@ async def test_closing_ends_what_is_in_flight_and_refuses_what_comes_later() -> 
         assert len(platform.arrivals) == 1
 
 
+async def test_closing_never_waits_for_a_server_that_does_not_read() -> None:
+    accepted, release = asyncio.Event(), asyncio.Event()
+
+    async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await release.wait()
+
+    async with raw_server(deaf) as url:
+        web = Web(Reach(timeout_s=50))
+        flying = asyncio.create_task(no_answer(web.request("POST", url, body=b"x" * 20_000_000)))
+        await accepted.wait()
+        async with asyncio.timeout(20):
+            await web.close()
+            assert (await flying).cause in {"closed", "reset"}
+        release.set()
+
+
 async def test_closing_what_was_never_used_is_fine() -> None:
     await Web(PATIENT).close()
 
