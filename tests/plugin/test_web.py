@@ -570,16 +570,17 @@ async def test_closing_ends_what_is_in_flight_and_refuses_what_comes_later() -> 
 
 
 async def test_closing_never_waits_for_a_server_that_does_not_read() -> None:
-    accepted, release = asyncio.Event(), asyncio.Event()
+    sending, release = asyncio.Event(), asyncio.Event()
 
-    async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        accepted.set()
+    async def deaf(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(PIECE_BYTES)
+        sending.set()
         await release.wait()
 
     async with raw_server(deaf) as url:
         web = Web(Reach(timeout_s=50))
         flying = asyncio.create_task(no_answer(web.request("POST", url, body=b"x" * 20_000_000)))
-        await accepted.wait()
+        await sending.wait()
         async with asyncio.timeout(20):
             await web.close()
             assert (await flying).cause in {"closed", "reset"}
