@@ -1,7 +1,7 @@
 """What comes in and is to be handled: admission, handlers as tasks, cancellation, one answer to each request.
 
 The decisions are `protocol.session`'s and `protocol.lanes`'; here they are carried out. Handlers run in tasks that
-belong to the intake until `drain` and `abandon` have ended them.
+belong to the intake until they end, by themselves or by `abandon`.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Intake:
         self._lanes = lanes
         self._requests: Requests[Task] = Requests()
         self._stopped = False
-        self._settled = asyncio.Event()  # a pulse, while somebody drains
+        self._settled = asyncio.Event()  # a pulse, for those who wait until it is idle
         self.tally = Tally()
 
     @property
@@ -100,7 +100,7 @@ class Intake:
         """Refuse what comes from now on, other than urgent methods and cancels."""
         self._stopped = True
 
-    async def drain(self, besides: Context | None) -> None:
+    async def idle(self, besides: Context | None) -> None:
         """Wait until everything is settled that has come in, besides the call of that context, and then written."""
         while any(not work.settled and work.context is not besides for work in self._lanes):
             await self._settled.wait()

@@ -210,14 +210,18 @@ class Peer:
         """From now on answer -32000 to requests and drop notifications, other than those of urgent methods."""
         self._intake.stop()
 
-    async def drain(self, timeout_s: float, *, besides: Context | None = None) -> bool:
-        """Wait until all that came in is answered and written; return whether it was, in that time.
+    async def idle(self, *, besides: Context | None = None) -> None:
+        """Wait until all that came in is answered and written; a handler that waits so gives its own context."""
+        await self._intake.idle(besides)
 
-        What was not is answered -32000 and interrupted. A handler that drains gives its own context as `besides`.
+    async def drain(self, timeout_s: float, *, besides: Context | None = None) -> bool:
+        """Wait until idle, at most so long; return whether it came to that.
+
+        What is not answered by then is answered -32000 and interrupted.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._intake.drain(besides)
+                await self.idle(besides=besides)
         except TimeoutError:
             self._intake.abandon(besides)
             return False
