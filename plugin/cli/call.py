@@ -8,6 +8,7 @@ from typing import TextIO
 
 import msgspec
 
+from plugin.errors import PluginError
 from plugin.loopback.host import LoopbackHost
 from protocol.errors import RpcError
 from protocol.stdio import Wire
@@ -26,12 +27,15 @@ def run(options: argparse.Namespace, _wire: Wire | None) -> int:
 async def _call(method: str, params: object, timeout_s: float) -> int:
     # This process knows no agents: with presence on, it would tell every guild that they are offline.
     environ = {**os.environ, "AGENTIC_SYNC_PRESENCE_ENABLED": "false"}
-    async with LoopbackHost(environ=environ) as host:
-        try:
+    try:
+        async with LoopbackHost(environ=environ) as host:
             result = await host.call(method, params, timeout_s=timeout_s)
-        except RpcError as error:
-            _write(sys.stderr, {"code": error.code, "message": error.message, "data": error.data})
-            return 1
+    except RpcError as error:
+        _write(sys.stderr, {"code": error.code, "message": error.message, "data": error.data})
+        return 1
+    except PluginError as error:
+        sys.stderr.write(f"agentic-sync: {error.message}\n")
+        return 1
     _write(sys.stdout, result)
     return 0
 

@@ -50,15 +50,28 @@ class LoopbackHost:
         self._framing = framing
         self._initialize = initialize
         self._changed = asyncio.Condition()
+        self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            if self._process is not None:
+                await self.kill()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        """The plugin's process; there is one once `start` was called."""
+        if self._process is None:
+            raise RuntimeError("The plugin was not started")
+        return self._process
 
     @property
     def pid(self) -> int:
@@ -71,7 +84,7 @@ class LoopbackHost:
         plugin_in, our_out = os.pipe()
         our_in, plugin_out = os.pipe()
         try:
-            self.process = await asyncio.create_subprocess_exec(
+            self._process = await asyncio.create_subprocess_exec(
                 *asked.argv,
                 stdin=plugin_in,
                 stdout=plugin_out,

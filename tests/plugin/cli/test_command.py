@@ -1,0 +1,136 @@
+"""The command line as a person meets it: real processes, at a terminal and away from one."""
+
+import asyncio
+import json
+import os
+import pty
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from plugin import __version__
+from tests.support.fleet import Fleet, dispatch, environment, fleet_on_loopback
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncGenerator[Fleet]:
+    async with fleet_on_loopback(tmp_path) as fleet:
+        yield fleet
+
+
+class Ran:
+    def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
+        self.code = code
+        self.out = out.decode()
+        self.err = err.decode()
+
+
+async def run(*arguments: str, environ: dict[str, str], stdin: int | None = asyncio.subprocess.DEVNULL) -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "plugin",
+        *arguments,
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environ,
+        cwd=ROOT,
+    )
+    async with asyncio.timeout(50):
+        out, err = await process.communicate()
+    return Ran(process.returncode, out, err)
+
+
+def settings(fleet: Fleet) -> dict[str, str]:
+    return environment(
+        fleet.folder,
+        AGENTIC_SYNC_ROOT=str(fleet.folder / "root"),
+        CORE_API_URL=fleet.platform.url,
+        CORE_AGENT_API_KEY="loopback-token",
+        AGENTIC_SYNC_FABRIC_CENTER_URL=fleet.center.url,
+        AGENTIC_SYNC_BINDINGS=json.dumps([{"agent_id": "codex", "guild_node_id": "lobby"}]),
+        AGENTIC_SYNC_IDENTITIES=json.dumps([{"agent_id": "codex", "api_key": "key-codex"}]),
+    )
+
+
+async def test_the_version_is_told(tmp_path: Path) -> None:
+    ran = await run("--version", environ=environment(tmp_path))
+    assert (ran.code, ran.out) == (0, f"agentic-sync {__version__}\n")
+
+
+async def test_at_a_terminal_without_a_subcommand_it_explains_itself_and_ends(tmp_path: Path) -> None:
+    terminal, ours = pty.openpty()
+    try:
+        ran = await run(environ=environment(tmp_path), stdin=ours)
+    finally:
+        os.close(terminal)
+        os.close(ours)
+    assert ran.code == 0
+    for hint in ("agentic-sync demo", "agentic-sync call", "agentic-sync serve", "A terminal is no host"):
+        assert hint in ran.out
+
+
+async def test_away_from_a_terminal_it_serves_without_a_subcommand(tmp_path: Path) -> None:
+    ran = await run(environ=environment(tmp_path))
+    assert (ran.code, ran.out) == (0, "")
+
+
+async def test_help_reaches_standard_output_even_for_serve(tmp_path: Path) -> None:
+    ran = await run("serve", "--help", environ=environment(tmp_path))
+    assert ran.code == 0
+    assert "--framing" in ran.out
+
+
+async def test_call_launches_the_plugin_and_prints_the_result(fleet: Fleet) -> None:
+    params = json.dumps({"dispatches": [dispatch(1)]})
+    ran = await run("call", "agentic.sync.push", params, environ=settings(fleet))
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["count"] == 1
+    assert [record.id for record in fleet.platform.records] == ["work-1"]
+
+
+async def test_call_never_touches_presence_since_it_knows_no_agents(fleet: Fleet) -> None:
+    ran = await run("call", "agentic.sync.status", environ=settings(fleet))
+    assert ran.code == 0, ran.err
+    assert fleet.center.arrivals == []
+    assert fleet.guilds[0].arrivals == []
+
+
+async def test_call_prints_an_error_answer_and_fails(fleet: Fleet) -> None:
+    ran = await run("call", "agentic.sync.push", '{"dispatches": 7}', environ=settings(fleet))
+    assert ran.code == 1
+    assert json.loads(ran.err)["code"] == -32602
+
+
+async def test_call_with_parameters_that_are_no_json_says_so(fleet: Fleet) -> None:
+    ran = await run("call", "agentic.sync.push", "{", environ=settings(fleet))
+    assert ran.code == 2
+    assert "JSON" in ran.err
+
+
+async def test_call_on_a_configuration_that_is_wrong_says_what_and_where(tmp_path: Path) -> None:
+    ran = await run("call", "ping", environ=environment(tmp_path, AGENTIC_SYNC_PLATFORM_TIMEOUT_S="soon"))
+    assert ran.code == 1
+    assert "platform.timeout_s" in ran.err
+    assert "Traceback" not in ran.err
+
+
+async def test_the_manifest_is_in_step_with_the_code(tmp_path: Path) -> None:
+    ran = await run("manifest", "--check", environ=environment(tmp_path))
+    assert (ran.code, ran.err) == (0, "")
+
+
+async def test_the_demo_shows_the_whole_job_ends_by_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    work, picture = tmp_path / "tmp", tmp_path / "demo.svg"
+    work.mkdir()
+    ran = await run("demo", "--svg", str(picture), environ=environment(tmp_path, TMPDIR=str(work)))
+    assert ran.code == 0, ran.out + ran.err
+    assert "everything is so" in ran.out
+    assert list(work.iterdir()) == []
+    assert picture.read_text().startswith("<svg")
+    assert "http" not in picture.read_text().replace("http://www.w3.org/2000/svg", "")
