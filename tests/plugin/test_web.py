@@ -42,6 +42,7 @@ from plugin.secret import Secret
 from plugin.web import PIECE_BYTES, Answer, Reach, Web, tls_context
 from tests.support.certificates import CA_FILE, server_tls
 from tests.support.client import opened
+from tests.support.clock import settle
 
 SECRET = "s3cret-of-a-test"
 TOKEN = Secret("loopback-token")
@@ -581,6 +582,7 @@ async def test_closing_never_waits_for_a_server_that_does_not_read() -> None:
         web = Web(Reach(timeout_s=50))
         flying = asyncio.create_task(no_answer(web.request("POST", url, body=b"x" * 20_000_000)))
         await sending.wait()
+        await settle(turns=1000)  # until the buffers on the way are full and the rest has to wait
         async with asyncio.timeout(20):
             await web.close()
             assert (await flying).cause in {"closed", "reset"}
