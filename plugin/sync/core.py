@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -241,10 +242,12 @@ def _core_fingerprint(updated_at: str, runs: int) -> str | None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ValueError(f"has more than {MAX_BYTES} bytes; it isn't taken over")
-        return file.read()
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError("isn't a regular file; it isn't taken over")
+    if info.st_size > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES} bytes; it isn't taken over")
+    return path.read_bytes()
 
 
 def _written_ms(path: Path) -> int:

@@ -307,6 +307,19 @@ def test_a_workspace_that_changed_since_it_was_delivered_is_not_known(core: Core
     assert core.read()[0].ledger != ((NAME, candidate.core_fingerprint),)
 
 
+def test_more_runs_in_the_same_second_are_not_known(core: Core) -> None:
+    on_disk(core.root, updated_at="2026-04-14T12:00:00Z", runs=2)
+    core.write("ledger.json", {NAME: "2026-04-14T12:00:00Z#1"})
+    assert core.read()[0].ledger == ((NAME, "2026-04-14T12:00:00Z#1"),)
+
+
+def test_a_ledger_that_names_a_folder_elsewhere_reads_nothing_there(core: Core) -> None:
+    on_disk(core.root)
+    (core.root / "workspace" / NAME).rename(core.root / "elsewhere")
+    core.write("ledger.json", {"../elsewhere": f"{TIME}#0"})
+    assert core.read()[0].ledger == (("../elsewhere", f"{TIME}#0"),)
+
+
 @pytest.mark.parametrize("text", ["", "#0", "#", "soon#0", f"{TIME}#", f"{TIME}#x", "0"])
 def test_odd_ledger_texts_are_kept_as_they_are(core: Core, text: str) -> None:
     folder = on_disk(core.root).id
@@ -396,12 +409,13 @@ def test_an_empty_file_is_no_problem(core: Core, name: str, text: str) -> None:
 
 def test_a_file_that_cannot_be_read_or_is_too_large_is_said(core: Core) -> None:
     (core.sync / "queue.json").mkdir()
+    os.mkfifo(core.sync / "context.json")
     core.write("ledger.json", "")
     os.truncate(core.sync / "ledger.json", MAX_BYTES + 1)
-    assert [problem.path for problem in core.read()[1]] == [
-        str(core.sync / "ledger.json"),
-        str(core.sync / "queue.json"),
-    ]
+    large, *others = core.read()[1]
+    assert large.path == str(core.sync / "ledger.json")
+    assert str(MAX_BYTES) in large.text
+    assert [problem.path for problem in others] == [str(core.sync / "queue.json"), str(core.sync / "context.json")]
 
 
 def test_a_file_comes_from_the_state_folder_before_the_root(core: Core, tmp_path: Path) -> None:
