@@ -33,7 +33,7 @@ class _Lane:
 
     platform: Platform
     gate: LiveGate | None = None  # None until the store was asked
-    probing: bool = False
+    prober: str | None = None  # the agent whose request is the closed gate's probe
     token: Secret | None = None
 
 
@@ -91,7 +91,7 @@ class Sender:
         if lane.platform.token() is None:
             return f"no token for the platform: {lane.platform.token_problem}"
         gate = lane.gate
-        if gate is None or gate.open or lane.probing or gate.wait_s == 0:
+        if gate is None or gate.open or lane.prober is not None or gate.wait_s == 0:
             return None
         return journal.explain(gate.gate)
 
@@ -173,11 +173,15 @@ class Sender:
             if hold_s > 0:
                 return hold_s
             batch = await self._claim(lane.platform.url, lane.gate)
-            token = lane.platform.token()
-            if lane is not self._lane or token is None:
+            if lane is not self._lane:
                 return 0.0
             if batch is None:
                 return await self._idle_s()
+            # The gate may have closed while the store was asked; the batch is formed and stays.
+            hold_s = self._hold_s(lane, lane.gate)
+            token = lane.platform.token()
+            if hold_s > 0 or token is None:
+                return hold_s
             self._launch(group, lane, lane.gate, batch, token)
 
     def _hold_s(self, lane: _Lane, gate: LiveGate) -> float:
@@ -188,7 +192,7 @@ class Sender:
         if lane.platform.token(anew=parked and gate.wait_s == 0) is None:
             return LOOK_S
         self._look(lane)
-        if lane.probing or len(self._flights) >= _MAX_FLIGHTS:
+        if lane.prober is not None or len(self._flights) >= _MAX_FLIGHTS:
             return LONGEST_WAIT_S
         return min(gate.wait_s, LOOK_S) if parked else gate.wait_s
 
@@ -220,6 +224,8 @@ class Sender:
         )
 
     async def _idle_s(self) -> float:
+        if self._flights:
+            return LONGEST_WAIT_S
         due_ms = await self._store.next_due_ms()
         if not due_ms:
             return LONGEST_WAIT_S
@@ -227,16 +233,20 @@ class Sender:
 
     def _launch(self, group: asyncio.TaskGroup, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret) -> None:
         probe = not gate.open
-        lane.probing = lane.probing or probe
+        lane.prober = batch.agent_id if probe else lane.prober
         lane.token = token
         flight = group.create_task(self._fly(lane, gate, batch, token, probe=probe))
         self._flights[batch.agent_id] = flight
         # Not in a `finally` of the flight itself: one that is cancelled before it began would never get there.
-        flight.add_done_callback(lambda _: self._landed(lane, batch.agent_id, probe=probe))
+        flight.add_done_callback(lambda _: self._landed(lane, batch.agent_id))
 
-    def _landed(self, lane: _Lane, agent_id: str, *, probe: bool) -> None:
-        lane.probing = lane.probing and not probe
+    def _landed(self, lane: _Lane, agent_id: str) -> None:
         del self._flights[agent_id]
+        self._probed(lane, agent_id)
+
+    def _probed(self, lane: _Lane, agent_id: str) -> None:
+        if lane.prober == agent_id:
+            lane.prober = None
         self._wake.set()
         self._notify()
 
@@ -251,6 +261,8 @@ class Sender:
         journal.gate_moved(before, decision.gate, platform.url)
         journal.batch_changed(batch, decision.change)
         self.tallies.change(batch, decision.change)
+        # Its verdict is known: the gate need not wait until it is recorded as well.
+        self._probed(lane, batch.agent_id)
         await self._record(batch, decision.change, platform.url, gate)
 
     async def _ask(self, platform: Platform, batch: Batch, body: bytes, token: Secret) -> Outcome:

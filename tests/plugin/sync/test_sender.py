@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from plugin.loopback import faults
 from plugin.loopback.faults import Delay, Hang, RateLimit, Reset, RetryAfter, Status
 from plugin.loopback.platform import LoopbackPlatform
-from plugin.store.interface import Gate, GateState, RowState, Store
+from plugin.store.interface import Batch, Gate, GateState, RowState, Store
 from plugin.sync.outcome import LONGEST_WAIT_S
 from tests.support.clock import FakeClock, settle
 from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, keys_of, world
@@ -357,6 +358,74 @@ async def test_an_acknowledgement_that_cannot_be_written_is_kept_and_nothing_sen
         assert (await push).count == 1
         assert len(one.platform.pushes) == 1
         assert await one.store.ledger_size() == 1
+
+
+async def test_an_unwritten_acknowledgement_of_the_probe_holds_up_no_other_agent(tmp_path: Path) -> None:
+    stores: list[TroubledStore] = []
+
+    def trouble(store: Store) -> Store:
+        stores.append(TroubledStore(store))
+        return stores[0].as_store()
+
+    async with world(tmp_path, wrap=trouble) as one:
+        one.platform.menu.add(Status(code=503))
+        await one.push("a")
+        await one.until_closed(1)
+        stores[0].full = {"record"}
+        await one.clock.advance(STEP)
+        await one.platform.wait_until(lambda server: len(server.arrivals) == 2)
+        push = one.pushing("b", agent="other")
+        await one.platform.wait_until(lambda server: len(server.arrivals) == 3)
+        stores[0].full = set()
+        await one.advance_until(one.drained)
+        await push
+        assert len(one.platform.pushes) == 3
+        assert one.delivered() == ["a", "b"]
+
+
+class HeldStore(TroubledStore):
+    """A store that takes its time to hand out the batches of one agent."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def claim(
+        self, platform: str, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
+    ) -> Batch | None:
+        batch = await self._store.claim(
+            platform, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms
+        )
+        if batch is not None and batch.agent_id == "slow":
+            self.asked.set()
+            await self.go.wait()
+        return batch
+
+
+async def test_a_gate_that_closes_while_the_store_is_asked_stays_closed(tmp_path: Path) -> None:
+    stores: list[HeldStore] = []
+
+    def hold(store: Store) -> Store:
+        stores.append(HeldStore(store))
+        return stores[0].as_store()
+
+    async with world(tmp_path, wrap=hold) as one:
+        one.platform.menu.add(Hang(), agent="fast")
+        first = one.pushing("a", agent="fast")
+        await one.platform.wait_until(lambda server: server.in_flight == 1)
+        second = one.pushing("b", agent="slow")
+        await stores[0].asked.wait()
+        await one.platform.down()
+        await one.until(lambda: not one.open)
+        await one.platform.up()
+        stores[0].go.set()
+        assert (await first).offline
+        assert (await second).offline
+        await settle()
+        assert len(one.platform.pushes) == 1
+        await one.clock.advance(STEP)
+        await one.until_drained()
 
 
 async def test_a_store_that_cannot_hand_out_work_is_asked_again(tmp_path: Path) -> None:
