@@ -36,7 +36,8 @@ class Cell:
     sent_at: float = -math.inf
     confirmed: Status | None = None
     confirmed_at: float | None = None
-    place: Place | None = None
+    user_id: str | None = None
+    endpoint: str | None = None
     due_at: float = math.inf
     parked_until: float = -math.inf
     reason: str | None = None
@@ -128,7 +129,7 @@ def begin(cell: Cell, now: float) -> Status:
 
 def accept(cell: Cell, status: Status, place: Place, *, wall: float, due_at: float) -> None:
     """Take a 2xx for `status` at `place`; refresh it at `due_at`."""
-    if place == cell.place:
+    if place == (cell.user_id, cell.endpoint):
         cell.confirmed, cell.confirmed_at = status, wall
     cell.due_at = min(cell.due_at, due_at)
     cell.refused = cell.refusals = 0
@@ -177,8 +178,8 @@ def recover(cell: Cell) -> None:
 
 def move(cell: Cell, place: Place, now: float) -> None:
     """The agent is at `place` in this guild; at a new place nothing is confirmed."""
-    if place != cell.place:
-        cell.place = place
+    if place != (cell.user_id, cell.endpoint):
+        cell.user_id, cell.endpoint = place
         doubt(cell)
         unpark(cell)
         retry(cell, now)

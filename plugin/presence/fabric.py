@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -77,7 +78,7 @@ class WebFabric:
 
     def check(self, endpoint: str) -> str:
         """Return a guild's endpoint in its normal form, or raise BadEndpoint."""
-        return check_url(endpoint, self._guild_reach)
+        return _checked(endpoint, self._guild_reach)
 
     async def login(self, agent_id: str, api_key: Secret) -> Answer:
         """POST the agent's key to the center."""
@@ -127,6 +128,12 @@ class WebFabric:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+
+
+@lru_cache(maxsize=1024)
+def _checked(endpoint: str, reach: Reach) -> str:
+    """Check once what every agent's session names again."""
+    return check_url(endpoint, reach)
 
 
 def _reach(fabric: config.Fabric, *, connections: int, max_bytes: int) -> Reach:

@@ -52,7 +52,7 @@ def guild_status(guild: Guild, cells: Collection[Cell], now: Now) -> GuildStatus
     """Describe one guild, given its cells."""
     return GuildStatus(
         guild_node_id=guild.guild_id,
-        endpoint=next((cell.place[1] for cell in cells if cell.place is not None), None),
+        endpoint=next((cell.endpoint for cell in cells if cell.endpoint is not None), None),
         gate=_gate_status(guild, cells, now),
         in_flight=guild.lane.in_flight,
         puts=guild.puts,

@@ -1,0 +1,435 @@
+"""What one guild is told and when, by what it answers."""
+
+import asyncio
+import itertools
+import logging
+
+import pytest
+
+from plugin.presence.guild import SPREAD_S
+from plugin.presence.status import CellStatus, GateStatus
+from tests.support.guilds import CENTER, Reply, Setting, configured, running
+
+ONE = [("ada", "g1")]
+TWO = [("ada", "g1"), ("ada", "g2")]
+DAY = 80_000
+LOST = Reply(status=None, cause="timeout", applied=True)
+
+
+def cell(setting: Setting, agent: str = "ada", guild: str = "g1") -> CellStatus:
+    (found,) = setting.presence.status(agent).agents
+    return next(one for one in found.guilds if one.guild_node_id == guild)
+
+
+def gate(setting: Setting, guild: str = "g1") -> GateStatus:
+    return next(one.gate for one in setting.presence.status().guilds if one.guild_node_id == guild)
+
+
+def times(setting: Setting, guild: str = "g1") -> list[float]:
+    return [put.at for put in setting.bench.puts if put.guild_id == guild]
+
+
+async def test_a_status_is_sent_once_and_not_again_while_nothing_changes() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        await setting.after(1000)
+        assert setting.bench.statuses("ada") == ["idle"]
+        assert cell(setting).state == "in_sync"
+        assert setting.host.reads["ada"] > 30
+
+
+async def test_the_latest_status_wins_and_only_one_is_in_flight() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    setting.bench.replies["g1"].append(Reply(delay_s=5))
+    async with running(setting):
+        for state in ("busy", "offline", "busy"):
+            setting.push("ada", state)
+            await setting.after(1)
+        assert setting.bench.statuses("ada") == ["idle"]
+        await setting.after(5)
+        assert setting.bench.statuses("ada") == ["idle", "busy"]
+    assert setting.bench.most["cell g1 user-ada"] == 1
+
+
+async def test_busy_and_offline_go_at_once_and_other_changes_once_a_second_the_last_one_always() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        await setting.after(10)
+        for state in ("working", "idle", "working", "idle", "working"):
+            setting.push("ada", state)
+            await setting.after(0.1)
+        assert setting.bench.statuses("ada") == ["idle", "on_call"]
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        setting.push("ada", "idle")
+        await setting.after(0.8)
+        assert setting.bench.statuses("ada") == ["idle", "on_call", "busy"]
+        await setting.after(0.3)
+        assert setting.bench.statuses("ada") == ["idle", "on_call", "busy", "idle"]
+        at = times(setting)
+        assert at[3] - at[2] == pytest.approx(1.0)
+
+
+async def test_a_refresh_is_no_change_and_holds_no_change_back() -> None:
+    setting = Setting(configured(ONE, refresh_s=2, interval_s=500))
+    async with running(setting):
+        while len(setting.bench.puts) < 3:
+            await setting.clock.advance(0.05)
+        setting.push("ada", "working")
+        await setting.after(0.1)
+        assert setting.bench.shown("ada", "g1") == "on_call"
+
+
+async def test_a_timed_out_put_that_was_applied_is_corrected_although_the_agent_is_back_where_it_was() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        await setting.after(10)
+        setting.bench.replies["g1"].append(Reply(status=None, cause="timeout", applied=True, delay_s=10))
+        setting.push("ada", "busy")
+        await setting.after(1)
+        setting.push("ada", "idle")
+        await setting.after(9.05)
+        assert setting.bench.shown("ada", "g1") == "busy"
+        await setting.after(1)
+        assert setting.bench.shown("ada", "g1") == "idle"
+        assert cell(setting).state == "in_sync"
+
+
+@pytest.mark.parametrize("lost", [LOST, Reply(status=500, applied=True), Reply(status=302, applied=True)])
+async def test_after_an_ambiguous_outcome_what_the_guild_shows_is_unknown(lost: Reply) -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g1"] = lost
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert cell(setting).confirmed is None
+        assert cell(setting).confirmed_at is None
+        assert cell(setting).state == ("parked" if lost.status == 302 else "unknown")
+
+
+@pytest.mark.parametrize("status", [403, 404, 409, 429])
+async def test_a_4xx_leaves_what_was_confirmed(status: int) -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=status)
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert cell(setting).confirmed == "idle"
+        assert cell(setting).wanted == "busy"
+
+
+async def test_unchanged_cells_are_sent_again_at_times_drawn_for_each() -> None:
+    agents = [f"a{n}" for n in range(50)]
+    setting = Setting(configured([(agent, "g1") for agent in agents], refresh_s=100))
+    async with running(setting):
+        await setting.after(48)
+        assert len(setting.bench.puts) == 50
+        await setting.after(104)
+    again = sorted(at - 1000 for at in times(setting)[50:100])
+    assert again[0] >= 50
+    assert again[-1] <= 150.2
+    assert again[-1] - again[0] > 60
+    assert all(setting.bench.shown(agent, "g1") == "idle" for agent in agents)
+
+
+async def test_a_guild_that_lost_its_rows_is_healed_by_the_refresh() -> None:
+    setting = Setting(configured(ONE, refresh_s=100))
+    async with running(setting):
+        setting.bench.rows.clear()
+        await setting.after(151)
+        assert setting.bench.shown("ada", "g1") == "idle"
+
+
+async def test_a_guild_that_states_a_ttl_is_refreshed_within_a_third_of_it() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    setting.bench.ttl_s["g1"] = 90
+    async with running(setting):
+        await setting.after(300)
+    gaps = [later - earlier for earlier, later in zip(times(setting), times(setting)[1:], strict=False)]
+    assert len(gaps) >= 9
+    assert all(22 <= gap <= 30.01 for gap in gaps)
+
+
+async def test_one_token_refused_brings_one_login_and_one_retry_at_once() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.revoke("ada")
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert len(setting.bench.logins) == 2
+        assert setting.bench.shown("ada", "g1") == setting.bench.shown("ada", "g2") == "busy"
+        assert setting.bench.statuses("ada", "g1") == ["idle", "busy", "busy"]
+
+
+async def test_a_put_refused_after_somebody_else_has_logged_in_is_retried_without_a_login() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.revoke("ada")
+        setting.bench.replies["g2"].append(Reply(delay_s=3))
+        setting.push("ada", "busy")
+        await setting.after(1)
+        assert len(setting.bench.logins) == 2
+        await setting.after(3)
+        assert setting.bench.shown("ada", "g2") == "busy"
+        assert len(setting.bench.logins) == 2
+
+
+async def test_a_refused_cell_waits_for_the_new_token_and_the_other_guilds_go_on_meanwhile() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(status=401))
+        setting.bench.replies[CENTER].append(Reply(delay_s=30))
+        setting.push("ada", "busy")
+        await setting.after(5)
+        setting.push("ada", "offline")
+        await setting.after(5)
+        assert setting.bench.statuses("ada", "g1") == ["idle", "busy"]
+        assert setting.bench.shown("ada", "g2") == "offline"
+        await setting.after(25)
+        assert setting.bench.statuses("ada", "g1") == ["idle", "busy", "offline"]
+
+
+async def test_a_second_401_parks_the_agent_at_that_guild_for_growing_times_and_its_other_guilds_go_on() -> None:
+    setting = Setting(configured([*TWO, ("bob", "g1")], refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        await setting.after(2)
+        setting.bench.always["g1"] = Reply(status=401)
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert (cell(setting).state, cell(setting).reason) == ("parked", "unauthorised")
+        assert setting.bench.shown("ada", "g2") == "busy"
+        before = setting.clock.monotonic()
+        await setting.after(1000)
+        tries = [at - before for at in times(setting) if at > before]
+        first = [tries[n] for n in range(0, len(tries), 2)]
+        gaps = [first[0], *(later - earlier for earlier, later in itertools.pairwise(first))]
+        for gap, step in zip(gaps, [1, 5, 15, 60, 300, 300], strict=False):
+            assert 0.75 * step <= gap <= 1.25 * step
+        # Each try is the current token, one login, the new token: never more.
+        assert len(setting.bench.logins) == 3 + len(first)
+        setting.bench.always.clear()
+        await setting.after(400)
+        assert setting.bench.shown("ada", "g1") == "busy"
+
+
+async def test_two_guilds_that_refuse_every_token_do_not_drive_each_other_round() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g1"] = setting.bench.always["g2"] = Reply(status=401)
+        setting.push("ada", "busy")
+        await setting.after(300)
+        assert len(setting.bench.logins) <= 20
+        assert len(setting.bench.puts) <= 40
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 409])
+async def test_a_refusal_parks_the_cell_until_its_refresh(status: int) -> None:
+    setting = Setting(configured([*ONE, ("bob", "g1")], refresh_s=100))
+    setting.bench.replies["g1"].append(Reply(status=status))
+    async with running(setting):
+        assert (cell(setting).state, cell(setting).reason) == ("parked", f"http_{status}")
+        assert cell(setting, "bob").state == "in_sync"
+        setting.push("ada", "busy")
+        await setting.after(48)
+        assert setting.bench.statuses("ada") == ["idle"]
+        await setting.after(104)
+        assert setting.bench.statuses("ada")[:2] == ["idle", "busy"]
+        assert cell(setting).state == "in_sync"
+        assert len(setting.bench.logins) == 2
+
+
+async def test_a_parked_cell_goes_again_with_a_new_session_and_with_a_new_configuration() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    setting.bench.replies["g1"].extend([Reply(status=404), Reply(status=404)])
+    async with running(setting):
+        assert cell(setting).state == "parked"
+        setting.bench.replies["g2"].append(Reply(status=401))
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert setting.bench.statuses("ada", "g1") == ["idle", "busy"]
+        assert cell(setting).state == "parked"
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(0.1)
+        assert setting.bench.shown("ada", "g1") == "busy"
+
+
+@pytest.mark.parametrize(("status", "after", "wait_s"), [(429, "20", 20), (503, "20", 20), (429, "5000", 300)])
+async def test_retry_after_holds_the_whole_guild_and_no_other(status: int, after: str, wait_s: float) -> None:
+    setting = Setting(configured([*TWO, ("bob", "g1")], refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        await setting.after(2)
+        setting.bench.replies["g1"].append(Reply(status=status, headers={"retry-after": after}))
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        setting.push("bob", "busy")
+        await setting.after(wait_s - 1)
+        assert gate(setting).state == "waiting"
+        assert gate(setting).reason == "retry_after"
+        assert setting.bench.shown("ada", "g2") == "busy"
+        assert len(times(setting)) == 3
+        await setting.after(1.5)
+        assert setting.bench.shown("ada", "g1") == setting.bench.shown("bob", "g1") == "busy"
+        assert gate(setting) == GateStatus(state="ready")
+
+
+@pytest.mark.parametrize("fault", [Reply(status=500), Reply(status=None, cause="refused"), Reply(status=503)])
+async def test_a_guild_in_trouble_is_left_alone_ever_longer_and_one_probe_brings_it_back(fault: Reply) -> None:
+    setting = Setting(configured([*TWO, ("bob", "g1")], refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.always["g1"] = fault
+        setting.push("ada", "busy")
+        await setting.after(600)
+        tries = len(times(setting)) - 2
+        assert 15 <= tries <= 45
+        assert gate(setting).state == "waiting"
+        assert setting.bench.shown("ada", "g2") == "busy"
+        gaps = [later - earlier for earlier, later in zip(times(setting)[2:], times(setting)[3:], strict=False)]
+        assert max(gaps) <= 60.1
+        assert max(gaps) > 10
+        setting.bench.always.clear()
+        await setting.after(61)
+        assert setting.bench.shown("ada", "g1") == "busy"
+        assert len(setting.bench.logins) == 2
+
+
+async def test_while_the_breaker_is_open_there_is_never_more_than_one_request() -> None:
+    agents = [f"a{n}" for n in range(20)]
+    setting = Setting(configured([(agent, "g1") for agent in agents], refresh_s=DAY))
+    setting.bench.always["g1"] = Reply(status=None, cause="timeout", delay_s=10)
+    async with running(setting, start_s=12):
+        setting.bench.most.clear()
+        await setting.after(300)
+        assert setting.bench.most["g1"] == 1
+
+
+async def test_after_an_outage_every_cell_is_unknown_and_sent_again_within_ten_seconds() -> None:
+    agents = [f"a{n}" for n in range(40)]
+    setting = Setting(configured([(agent, "g1") for agent in agents], refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=None, cause="refused")
+        setting.push("a0", "busy")
+        await setting.after(60)
+        setting.bench.rows.clear()
+        setting.bench.always.clear()
+        while setting.bench.shown("a0", "g1") is None:
+            await setting.clock.advance(0.1)
+        back = setting.clock.monotonic()
+        await setting.after(0.5)
+        assert sum(cell(setting, agent).state == "unknown" for agent in agents) > 20
+        await setting.after(SPREAD_S)
+        assert all(setting.bench.shown(agent, "g1") == "idle" for agent in agents[1:])
+        at = [at - back for at in times(setting) if at > back]
+        assert len(at) == 39
+        assert max(at) - min(at) > SPREAD_S / 2
+
+
+async def test_one_cell_that_always_fails_costs_the_others_nothing() -> None:
+    pairs = [(f"a{n}", "g1") for n in range(5)]
+    setting = Setting(configured(pairs, refresh_s=DAY, interval_s=1000))
+    poisoned = "user-a0"
+    setting.bench.always[f"cell g1 {poisoned}"] = Reply(status=500)
+    async with running(setting):
+        await setting.after(100)
+        for turn in range(40):
+            setting.push("a1", "busy" if turn % 2 else "offline")
+            before = setting.clock.monotonic()
+            await setting.after(30)
+            mine = [put.at - before for put in setting.bench.puts if put.user_id == "user-a1" and put.at > before]
+            assert mine
+            if turn:
+                assert mine[0] < 1
+        tries = [put for put in setting.bench.puts if put.user_id == poisoned]
+        others = [put for put in setting.bench.puts if put.user_id in {"user-a2", "user-a3", "user-a4"}]
+        assert len(tries) >= 20
+        assert len(others) <= 9
+
+
+async def test_a_guild_that_hangs_slows_no_other() -> None:
+    agents = [f"a{n}" for n in range(20)]
+    setting = Setting(configured([(agent, guild) for agent in agents for guild in ("g1", "g2")], refresh_s=DAY))
+    setting.bench.always["g1"] = Reply(status=None, cause="timeout", delay_s=10)
+    setting.bench.always["g2"] = Reply(delay_s=0.01)
+    async with running(setting, start_s=0.2):
+        assert all(setting.bench.shown(agent, "g2") == "idle" for agent in agents)
+        assert setting.bench.most["g1"] == 8
+
+
+async def test_a_guild_that_is_not_in_the_session_is_never_contacted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "plugin.presence.trouble")
+    setting = Setting(configured(TWO, refresh_s=100))
+    setting.bench.members["ada"].remove("g2")
+    async with running(setting):
+        assert (cell(setting, guild="g2").state, cell(setting, guild="g2").reason) == ("parked", "not_in_session")
+        assert gate(setting, "g2").state == "parked"
+        await setting.after(1000)
+        assert times(setting, "g2") == []
+        assert [record.getMessage() for record in caplog.records] == ["agents have no usable place in a guild"]
+        # It may join later: the session is asked for again, at the pace of the refresh.
+        assert 3 <= len(setting.bench.logins) <= 20
+        setting.bench.join("ada", "g2")
+        await setting.after(151)
+        assert setting.bench.shown("ada", "g2") == "idle"
+
+
+async def test_a_guild_whose_endpoint_must_not_be_contacted_is_parked_with_the_reason() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    setting.bench.bad_endpoints.add(setting.bench.endpoints["g2"])
+    async with running(setting):
+        await setting.after(100)
+        assert times(setting, "g2") == []
+        assert cell(setting, guild="g2").state == "parked"
+        assert str(cell(setting, guild="g2").reason).startswith("bad_endpoint: ")
+        assert cell(setting, guild="g1").state == "in_sync"
+
+
+async def test_a_guild_that_moved_is_told_at_its_new_endpoint_with_the_new_token() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.endpoints["g1"] = "https://elsewhere.example"
+        setting.bench.revoke("ada")
+        await setting.presence.refresh()
+        await setting.after(1)
+        assert setting.bench.rows["https://elsewhere.example", "user-ada"] == "idle"
+        assert setting.presence.status().guilds[0].endpoint == "https://elsewhere.example"
+
+
+async def test_a_put_that_ends_after_its_agent_moved_confirms_nothing() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(delay_s=5))
+        setting.push("ada", "busy")
+        await setting.after(1)
+        setting.bench.endpoints["g1"] = "https://elsewhere.example"
+        setting.bench.replies["g2"].append(Reply(status=401))
+        setting.push("ada", "offline")
+        await setting.after(1)
+        setting.push("ada", "busy")
+        await setting.after(3.2)
+        assert setting.bench.rows["https://elsewhere.example", "user-ada"] == "busy"
+
+
+async def test_what_is_in_flight_when_presence_is_cancelled_is_unknown() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(until=asyncio.Event()))
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert setting.presence.status().guilds[0].in_flight == 1
+    assert cell(setting).confirmed is None
+    async with running(setting):
+        assert cell(setting).state == "in_sync"
+        assert setting.bench.shown("ada", "g1") == "busy"
+
+
+async def test_trouble_is_logged_when_it_starts_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "plugin.presence.trouble")
+    setting = Setting(configured([(f"a{n}", "g1") for n in range(20)], refresh_s=DAY))
+    setting.bench.always["g1"] = Reply(status=500)
+    async with running(setting):
+        await setting.after(500)
+        setting.bench.always.clear()
+        await setting.after(100)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "a guild does not take presence"),
+        ("INFO", "a guild takes presence again"),
+    ]
