@@ -155,7 +155,7 @@ class App:
             if self._stopping is not None:
                 raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
             if self._services is None:
-                self._services = Services(
+                self._services = await Services.build(
                     self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
                 )
                 self._running = self._tasks.create_task(self._services.run())

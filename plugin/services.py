@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 from plugin.clock import Clock
 from plugin.config import Config
@@ -23,13 +24,25 @@ CLOSE_WAIT_S = 0.4
 class Services:
     """Own the store, sync and presence of one process; nothing here knows the wire."""
 
-    def __init__(
-        self, config: Config, *, agents: AgentStates, environ: Mapping[str, str], clock: Clock, rng: random.Random
-    ) -> None:
+    def __init__(self, *, store: Store, sync: SyncService, presence: Presence, clock: Clock) -> None:
+        self.store = store
+        self.sync = sync
+        self.presence = presence
         self._clock = clock
-        self.store: Store = open_store(Path(config.state_dir), clock=clock)
-        self.sync = SyncService(store=self.store, config=config, environ=environ, clock=clock, rng=rng)
-        self.presence = Presence(agents=agents, config=config, environ=environ, clock=clock, rng=rng)
+
+    @classmethod
+    async def build(
+        cls, config: Config, *, agents: AgentStates, environ: Mapping[str, str], clock: Clock, rng: random.Random
+    ) -> Self:
+        """Open the store and build what works on it; ConfigInvalid when a setting turns out to be unusable."""
+        store = open_store(Path(config.state_dir), clock=clock)
+        try:
+            sync = SyncService(store=store, config=config, environ=environ, clock=clock, rng=rng)
+            presence = Presence(agents=agents, config=config, environ=environ, clock=clock, rng=rng)
+        except BaseException:
+            await store.close()
+            raise
+        return cls(store=store, sync=sync, presence=presence, clock=clock)
 
     async def run(self) -> None:
         """Run until cancelled; a part that fails is logged and started again, the other goes on."""

@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     call.add_argument("params", metavar="JSON", nargs="?", help='parameters, for example \'{"agent_id": "codex"}\'')
     call.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait (60)")
 
+    queue = commands.add_parser("queue", help="read the outbox, also while a plugin works on it")
+    of_queue = queue.add_subparsers(dest="action", metavar="ACTION", required=True)
+    export = of_queue.add_parser("export", help="print what is still to be sent")
+    export.add_argument("--format", choices=["core"], default="core", help="the Go agent's queue.json")
+
     manifest = commands.add_parser("manifest", help="print manifest.json as the code has it")
     action = manifest.add_mutually_exclusive_group()
     action.add_argument("--write", action="store_true", help="write manifest.json and the README's tables")

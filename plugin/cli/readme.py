@@ -45,12 +45,14 @@ def write(path: Path, table: MethodTable) -> None:
 
 
 def _settings() -> Iterator[str]:
-    yield "| key | default | other variables | what it does |"
+    yield "| key | environment | default | what it does |"
     yield "|---|---|---|---|"
     for key in keys.table():
         default = key.default_text if key.default_text in {"required", "none", "host name"} else f"`{key.default_text}`"
-        variables = ", ".join(f"`{name}`" for name in key.about.environment)
-        yield f"| `{key.path}` | {default} | {variables} | {key.about.help} |"
+        # A key within a list has no variable of its own: the whole list is one.
+        names = key.about.environment if "[]" in key.path else key.environment
+        variables = "<br>".join(f"`{name}`" for name in names)
+        yield f"| `{key.path}` | {variables} | {default} | {key.about.help} |"
 
 
 def _actions(table: MethodTable) -> Iterator[str]:

@@ -32,9 +32,8 @@ class Facts:
     """One frame of the demo."""
 
     elapsed_s: float = 0.0
-    step: int = 0
-    steps: int = 0
-    caption: str = ""
+    step: int = 0  # from 1; its sentence is outline[step - 1]
+    outline: Sequence[str] = ()
     work: Work = Work()
     depths: Sequence[int] = ()  # how full the outbox was, oldest first
     guilds: Sequence[str] = ()

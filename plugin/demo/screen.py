@@ -1,6 +1,7 @@
 """Draw one frame of the demo from its facts; keep frames for the picture."""
 
 import io
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -36,16 +37,20 @@ def frame(facts: Facts) -> RenderableType:
 
 
 def _head(facts: Facts) -> RenderableType:
-    title = Text.assemble(("agentic-sync", "bold cyan"), f"  step {facts.step} of {facts.steps}")
+    title = Text.assemble(("agentic-sync", "bold cyan"), f"  step {facts.step} of {len(facts.outline)}")
     return Panel(
-        Text(facts.caption, style="bold"),
+        Text(_caption(facts), style="bold"),
         title=title,
         title_align="left",
         subtitle=f"{facts.elapsed_s:4.1f} s",
         subtitle_align="right",
         border_style="cyan",
-        height=4,
+        height=3,
     )
+
+
+def _caption(facts: Facts) -> str:
+    return facts.outline[facts.step - 1] if facts.step else ""
 
 
 def _outbox(facts: Facts) -> RenderableType:
@@ -63,7 +68,7 @@ def _outbox(facts: Facts) -> RenderableType:
     total = max(work.made - work.dead, 1)
     bar = ProgressBar(total=total, completed=work.delivered, complete_style="green", finished_style="green")
     return Panel(
-        Group(rows, bar, _sparkline(facts.depths)), title="outbox", title_align="left", border_style="blue", height=13
+        Group(rows, bar, _sparkline(facts.depths)), title="outbox", title_align="left", border_style="blue", height=11
     )
 
 
@@ -87,7 +92,7 @@ def _matrix(facts: Facts) -> RenderableType:
     for agent, state in facts.doing.items():
         cells = [Text(*LOOKS.get(shown, (shown, "magenta"))) for shown in facts.shown.get(agent, ())]
         table.add_row(agent, state, *cells)
-    return Panel(table, title="what each guild shows", title_align="left", border_style="blue", height=13)
+    return Panel(table, title="what each guild shows", title_align="left", border_style="blue", height=11)
 
 
 def _events(facts: Facts) -> RenderableType:
@@ -101,8 +106,8 @@ def summary(checks: Sequence[Check], elapsed_s: float) -> RenderableType:
     """Draw the table of checks."""
     table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), expand=True)
     table.add_column(width=2)
-    table.add_column(ratio=3)
-    table.add_column(ratio=2)
+    table.add_column(ratio=4)
+    table.add_column(ratio=1)
     for check in checks:
         table.add_row(Text("✓", "bold green") if check.good else Text("✗", "bold red"), check.name, check.found)
     good = all(check.good for check in checks)
@@ -117,7 +122,9 @@ def summary(checks: Sequence[Check], elapsed_s: float) -> RenderableType:
 
 def line(facts: Facts) -> str:
     """Say a step in one line, for a terminal that cannot redraw."""
-    return f"[{facts.elapsed_s:5.1f} s] {facts.step}/{facts.steps} {facts.caption}\n          {tally(facts.work)}"
+    return (
+        f"[{facts.elapsed_s:5.1f} s] {facts.step}/{len(facts.outline)} {_caption(facts)}\n          {tally(facts.work)}"
+    )
 
 
 def tally(work: Work) -> str:
@@ -128,8 +135,9 @@ def tally(work: Work) -> str:
     )
 
 
+# One frame: a terminal window that needs nothing from elsewhere, fonts neither.
 SVG = """\
-<svg class="agentic-sync" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<g class="{unique_id}-frame">
 <style>
 .{unique_id}-matrix {{
   font: {char_height}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; line-height: {line_height}px;
@@ -149,12 +157,49 @@ SVG = """\
 {matrix}
 </g>
 </g>
-</svg>
+</g>
+<!-- {width} {height} -->
 """
+FRAME_S = 3
 
 
-def picture(facts: Facts) -> str:
-    """Draw a frame as an SVG that needs nothing from elsewhere."""
+def picture(frames: Sequence[Facts]) -> str:
+    """Draw frames as one SVG that shows them in turn, three seconds each; where nothing moves, the last one."""
+    most_checks = max(len(facts.checks) for facts in frames)
+    drawn = [_window(facts, f"demo{number}", most_checks=most_checks) for number, facts in enumerate(frames)]
+    sizes = [re.findall(r"<!-- (\S+) (\S+) -->", window)[-1] for window in drawn]
+    width, height = (max(float(size[axis]) for size in sizes) for axis in (0, 1))
+    turn = FRAME_S * len(drawn)
+    ground = f'<rect width="{width}" height="{height}" rx="8" fill="#292929"/>'
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">',
+        "<title>The agentic-sync demo, step by step</title>",
+        "<style>",
+        f".turn {{ visibility: hidden; animation: turn {turn}s step-end infinite; }}",
+        f"@keyframes turn {{ 0% {{ visibility: visible; }} {100 / len(drawn):.3f}% {{ visibility: hidden; }} }}",
+        "@media (prefers-reduced-motion) { .turn { animation: none; } }",
+        "</style>",
+        f"{ground}{drawn[-1]}",
+    ]
+    parts += [
+        f'<g class="turn" style="animation-delay: {FRAME_S * number}s">{ground}{window}</g>'
+        for number, window in enumerate(drawn[:-1])
+    ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _outline(facts: Facts, *, height: int) -> RenderableType:
+    """Draw the whole story, as far as it has come, where the checks will be."""
+    table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), expand=True)
+    table.add_column(width=2)
+    table.add_column(ratio=1)
+    for number, caption in enumerate(facts.outline, 1):
+        sign = Text("✓", "green") if number < facts.step else Text("▶" if number == facts.step else "·", "cyan")
+        table.add_row(sign, Text(caption, "bold" if number == facts.step else "bright_black"))
+    return Panel(table, title="the story", title_align="left", border_style="blue", height=height)
+
+
+def _window(facts: Facts, name: str, *, most_checks: int) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(frame(facts))
-    return console.export_svg(title="agentic-sync demo", code_format=SVG, unique_id="demo")
+    console.print(frame(facts) if facts.checks else Group(frame(facts), _outline(facts, height=most_checks + 4)))
+    return console.export_svg(title="agentic-sync demo", code_format=SVG, unique_id=name)

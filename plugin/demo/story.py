@@ -26,14 +26,14 @@ class Story:
         self._show = show
         self._on_step = on_step
         self._started_at = time.monotonic()
-        self._facts = Facts(guilds=GUILDS, steps=len(self._steps()))
+        self._facts = Facts(guilds=GUILDS, outline=[caption for caption, _ in self._steps()])
         self._checks: list[Check] = []
 
     async def play(self) -> Facts:
         """Play every step; return the last facts, with the checks."""
         async with self._sampling():
             for number, (caption, step) in enumerate(self._steps(), 1):
-                self._facts = replace(self._facts, step=number, caption=caption)
+                self._facts = replace(self._facts, step=number)
                 try:
                     await step()
                 except (TimeoutError, RpcError) as error:
@@ -69,7 +69,7 @@ class Story:
         world = self._world
         world.platform.menu.add(Reset(), applied=True, route="sync")
         await world.call("agentic.sync.push")
-        self._say("push: scanned and stored; the platform took it, and the connection died before its answer")
+        self._say("push: the platform took the work, and the connection died before its answer")
         await world.platform.wait_until(lambda platform: len(platform.pushes) > 1 and not world.owed)
         self._say("sent again with the same bytes and the same Idempotency-Key: one effect")
         self._check("work done twice because an answer was lost", len(world.platform.records) - 12, 0)

@@ -120,6 +120,24 @@ async def test_call_on_a_configuration_that_is_wrong_says_what_and_where(tmp_pat
     assert "Traceback" not in ran.err
 
 
+async def test_queue_export_prints_what_is_still_to_be_sent_while_the_plugin_runs(fleet: Fleet) -> None:
+    await fleet.platform.down()
+    async with fleet.host() as host:
+        await host.call("agentic.sync.push", {"agent_id": "codex", "dispatches": [dispatch(1), dispatch(2)]})
+        ran = await run("queue", "export", "--format", "core", environ=settings(fleet))
+    [entry] = json.loads(ran.out)
+    assert ran.code == 0, ran.err
+    assert entry["agent_id"] == "codex"
+    assert [record["id"] for record in entry["dispatches"]] == ["work-1", "work-2"]
+    await fleet.platform.up()
+
+
+async def test_queue_export_of_a_folder_without_a_store_says_so(fleet: Fleet) -> None:
+    ran = await run("queue", "export", environ=settings(fleet))
+    assert (ran.code, ran.out) == (1, "")
+    assert "nothing was ever queued" in ran.err
+
+
 async def test_the_manifest_is_in_step_with_the_code(tmp_path: Path) -> None:
     ran = await run("manifest", "--check", environ=environment(tmp_path))
     assert (ran.code, ran.err) == (0, "")
