@@ -195,7 +195,7 @@ def test_a_stale_table_in_the_readme_is_told_and_brought_up_to_date(checkout: Pa
     assert fresh.startswith("# before\n<!-- actions:begin -->\n| action |")
     assert fresh.endswith("<!-- config:end -->\nafter\n")
     assert "`agentic.sync.push`" in fresh
-    assert "| `presence.interval_s` | `30` |" in fresh
+    assert "| `presence.interval_s` | `AGENTIC_SYNC_PRESENCE_INTERVAL_S` | `30` |" in fresh
     path.write_text(fresh.replace("| `30` |", "| `31` |"), encoding="utf-8")
     assert len(check(checkout, methods)) == 1
     readme.write(path, methods)
