@@ -5,7 +5,6 @@ UV = .tools/bin/uv
 BIN = .venv/bin
 export UV_NO_CONFIG = 1
 export UV_PYTHON_DOWNLOADS = never
-export PYTHONWARNDEFAULTENCODING = 1
 
 .PHONY: help
 help: ## show what can be made
