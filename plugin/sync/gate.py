@@ -19,13 +19,13 @@ class LiveGate:
     """Hold a platform's gate and say when a request may pass.
 
     The stored gate knows the wall clock only; a wait that it puts further away than any wait can be (the clock was
-    set back) is pulled in. One that was parked is due at once: whoever started the plugin may have mended the cause.
+    set back) is pulled in.
     """
 
     def __init__(self, stored: Gate, clock: Clock) -> None:
         self._clock = clock
         self.set(stored)
-        most_s = 0.0 if stored.state is GateState.PARKED else _most_s(stored)
+        most_s = LONGEST_LIMIT_S if stored.reason == RATE_LIMITED else LONGEST_WAIT_S
         self._due = min(self._due, clock.monotonic() + most_s)
 
     @property
@@ -63,7 +63,3 @@ class LiveGate:
             return GateView(state=GateState.READY)
         until_ms = round((self._clock.now() + self.wait_s) * 1000)
         return GateView(state=self._gate.state, reason=self._gate.reason or UNSET, until=rfc3339(until_ms))
-
-
-def _most_s(gate: Gate) -> float:
-    return LONGEST_LIMIT_S if gate.reason == RATE_LIMITED else LONGEST_WAIT_S

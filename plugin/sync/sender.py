@@ -197,7 +197,7 @@ class Sender:
         return min(gate.wait_s, LOOK_S) if parked else gate.wait_s
 
     def _look(self, lane: _Lane) -> None:
-        """Probe a parked gate at once when the token is another one than was refused."""
+        """Probe a parked gate at once when the token is another than was refused, or nobody tried since the start."""
         if lane.gate is not None and lane.gate.gate.state is GateState.PARKED:
             token = lane.platform.token()
             if token is not None and token != lane.token:

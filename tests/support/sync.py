@@ -19,7 +19,7 @@ from plugin.store.interface import Gate, GateState, QueueRow, RowState, Store
 from plugin.store.sqlite import open_store
 from plugin.sync.push import PushParams, PushResult
 from plugin.sync.service import SyncService
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, settle
 
 TOKEN = "loopback-token"
 PATIENCE_S = 20.0
@@ -75,6 +75,17 @@ class World:
     async def until_drained(self) -> None:
         """Wait until nothing waits in the outbox any more."""
         await self.until(self.drained)
+
+    async def quiet(self) -> None:
+        """Let everything happen that would happen now: several turns of the loop and of the store."""
+        for _ in range(5):
+            await self.store.counts()
+            await settle()
+
+    @property
+    def requests(self) -> int:
+        """How many requests the sender began."""
+        return self.service.sender.tallies.requests
 
     async def advance_until(self, holds: Callable[[], Awaitable[bool]], *, step_s: float = 0.5) -> None:
         """Let time pass until something holds, a little at a time so that work on sockets and disk keeps up."""
@@ -166,6 +177,11 @@ def finish(path: Path, *names: str, runs: int = 1, **status: object) -> None:
 def keys_of(arrivals: Sequence[Arrival]) -> list[str | None]:
     """The idempotency keys of requests, in order."""
     return [arrival.key for arrival in arrivals]
+
+
+async def has(holds: bool) -> bool:  # noqa: FBT001  the truth itself, for those who await it
+    """Return what was found."""
+    return holds
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from plugin.store.interface import Store
 from plugin.sync.pull import PullParams, PullResult, recognise
 from tests.support.clock import FakeClock
 from tests.support.outcomes import answer
-from tests.support.sync import BrittlePlatform, World, configuration, world
+from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, world
 from tests.support.trouble import TroubledStore
 
 
@@ -190,6 +190,15 @@ async def test_without_a_token_nothing_is_asked(tmp_path: Path) -> None:
         result = await pull(one)
         assert (result.success, result.context, result.stale) == (True, [], True)
         assert one.platform.arrivals == []
+
+
+async def test_a_token_that_came_meanwhile_is_seen_and_sending_starts(tmp_path: Path) -> None:
+    file = tmp_path / "brain.key"
+    async with world(tmp_path, platform_settings={"api_key": None, "api_key_file": str(file)}) as one:
+        await one.push("a")
+        file.write_text(TOKEN, encoding="utf-8")
+        assert not (await pull(one)).stale
+        await one.until_drained()
 
 
 async def test_a_rate_limit_holds_for_pulls_too(tmp_path: Path) -> None:

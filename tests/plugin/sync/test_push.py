@@ -133,7 +133,21 @@ async def test_without_a_token_given_work_is_queued_and_found_work_stays_on_disk
         given = await one.push("a")
         assert (given.success, given.count, given.queued, given.offline) == (True, 0, 1, True)
         assert given.error
-        assert one.platform.arrivals == []
+        await one.quiet()
+        assert one.requests == 0
+
+
+async def test_with_sync_disabled_found_work_stays_on_disk(tmp_path: Path) -> None:
+    finish(tmp_path, "core/go-io/task-1")
+    async with world(tmp_path, sync={"enabled": False}) as one:
+        assert (await one.push()).queued == 0
+
+
+async def test_found_work_belongs_to_the_fleet_node_that_is_named(tmp_path: Path) -> None:
+    finish(tmp_path, "core/go-io/task-1")
+    async with world(tmp_path) as one:
+        await one.call(fleet_node_id=7)
+        assert [entry.fleet_node_id for entry in await one.store.history("push")] == [7]
 
 
 async def test_what_is_too_much_to_be_queued_waits_on_disk(tmp_path: Path) -> None:

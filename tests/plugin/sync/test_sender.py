@@ -14,7 +14,7 @@ from plugin.loopback.platform import LoopbackPlatform
 from plugin.store.interface import Batch, Gate, GateState, RowState, Store
 from plugin.sync.outcome import LONGEST_WAIT_S
 from tests.support.clock import FakeClock, settle
-from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, keys_of, world
+from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, has, keys_of, world
 from tests.support.trouble import TroubledStore
 
 STEP = 1.21  # a step of the back-off with the most that jitter adds
@@ -35,7 +35,9 @@ async def test_at_most_two_requests_are_out_and_one_of_each_agent(tmp_path: Path
         one.platform.menu.add(Delay(until=release), times=None)
         pushes = [one.pushing(f"{agent}{number}", agent=agent) for number in range(3) for agent in "xyz"]
         await one.platform.wait_until(lambda server: server.in_flight == 2)
-        await settle()
+        await one.quiet()
+        assert (await one.store.counts()).queued == 9
+        assert one.requests == 2
         release.set()
         for push in pushes:
             await push
@@ -76,8 +78,8 @@ async def test_a_closed_gate_lets_one_probe_through_and_then_the_rest_in_order(t
         await one.clock.advance(STEP)
         await one.platform.wait_until(lambda server: server.in_flight == 1)
         one.pushing("d", agent="other")
-        await settle()
-        assert one.platform.in_flight == 1
+        await one.quiet()
+        assert one.requests == 2
         held.set()
         await one.until_drained()
         assert [name for name in one.delivered() if name != "d"] == ["a", "b", "c"]
@@ -145,7 +147,8 @@ async def test_a_clock_that_jumps_does_not_touch_the_wait(tmp_path: Path) -> Non
         await one.until_closed(2)
         one.clock.jump(2 * 86_400)
         await one.clock.advance(1)
-        assert len(one.platform.pushes) == 2
+        await one.quiet()
+        assert one.requests == 2
         await one.clock.advance(5 * STEP)
         await one.until_drained()
 
@@ -158,7 +161,8 @@ async def test_retry_after_is_honoured_to_the_second(tmp_path: Path, code: int, 
         assert (await one.push("a")).offline
         await one.until_closed()
         await one.clock.advance(38)
-        assert len(one.platform.pushes) == 1
+        await one.quiet()
+        assert one.requests == 1
         await one.clock.advance(2)
         await one.until_drained()
         assert len(one.platform.pushes) == 2
@@ -171,7 +175,8 @@ async def test_the_gate_closes_before_the_limit_is_broken(tmp_path: Path) -> Non
         assert (result.count, result.queued) == (1, 0)
         assert (await one.push("b")).offline
         await one.clock.advance(28)
-        assert len(one.platform.pushes) == 1
+        await one.quiet()
+        assert one.requests == 1
         await one.clock.advance(3)
         await one.until_drained()
         assert one.delivered() == ["a", "b"]
@@ -314,10 +319,6 @@ def alone_requests(one: World, record_id: str) -> list[float]:
     return [push.at for push in one.platform.pushes if push.ids == (record_id,)]
 
 
-async def has(holds: bool) -> bool:  # noqa: FBT001  the truth itself
-    return holds
-
-
 async def test_another_agents_batch_is_the_better_probe(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         one.platform.menu.add(Reset(), times=None, agent="stuck")
@@ -422,8 +423,8 @@ async def test_a_gate_that_closes_while_the_store_is_asked_stays_closed(tmp_path
         stores[0].go.set()
         assert (await first).offline
         assert (await second).offline
-        await settle()
-        assert len(one.platform.pushes) == 1
+        await one.quiet()
+        assert one.requests == 1
         await one.clock.advance(STEP)
         await one.until_drained()
 
@@ -456,8 +457,9 @@ async def test_nothing_is_sent_before_the_store_is_ours(tmp_path: Path) -> None:
 
     async with world(tmp_path, wrap=trouble) as one:
         push = one.pushing("a")
-        await settle()
-        assert one.platform.arrivals == []
+        await one.quiet()
+        assert (await one.store.counts()).queued == 1
+        assert one.requests == 0
         stores[0].ready.set()
         assert (await push).count == 1
 
@@ -527,13 +529,36 @@ async def test_a_parked_gate_is_probed_at_once_after_configure(tmp_path: Path) -
         assert len(one.platform.pushes) == 2
 
 
+@pytest.mark.parametrize("fault", [Status(code=404), Status(code=500)])
+async def test_a_closed_gate_is_probed_at_once_after_configure(tmp_path: Path, fault: Status) -> None:
+    async with world(tmp_path) as one:
+        one.platform.menu.add(fault)
+        await one.push("a")
+        await one.until_closed()
+        await one.service.reconfigure(configuration(tmp_path, one.platform.url))
+        await one.until_drained()
+
+
+async def test_a_rate_limit_outlasts_a_new_configuration(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.menu.add(RetryAfter(seconds=30))
+        await one.push("a")
+        await one.until_closed()
+        await one.service.reconfigure(configuration(tmp_path, one.platform.url))
+        await one.quiet()
+        assert one.requests == 1
+        await one.clock.advance(31)
+        await one.until_drained()
+
+
 async def test_with_sync_disabled_nothing_is_sent_until_it_is_enabled(tmp_path: Path) -> None:
     async with world(tmp_path, sync={"enabled": False}) as one:
         result = await one.push("a")
         assert (result.success, result.count, result.queued, result.offline) == (True, 0, 1, True)
         assert result.error
         await one.clock.advance(1_000)
-        assert one.platform.arrivals == []
+        await one.quiet()
+        assert one.requests == 0
         await one.service.reconfigure(configuration(tmp_path, one.platform.url))
         await one.until_drained()
 

@@ -47,6 +47,15 @@ async def test_without_a_token_everything_is_known_from_here(tmp_path: Path) -> 
         }
 
 
+async def test_a_token_that_came_meanwhile_is_seen_and_sending_starts(tmp_path: Path) -> None:
+    file = tmp_path / "brain.key"
+    async with world(tmp_path, platform_settings={"api_key": None, "api_key_file": str(file)}) as one:
+        await one.push("a")
+        file.write_text(TOKEN, encoding="utf-8")
+        assert (await status(one)).status == "idle"
+        await one.until_drained()
+
+
 async def test_counts_and_times_are_those_of_the_store(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         one.platform.context_rows = [{"id": 1}, {"id": 2}]

@@ -10,7 +10,7 @@ import pytest
 from plugin.store.interface import Store
 from plugin.sync.mirror import export_queue
 from tests.support.clock import settle
-from tests.support.sync import World, configuration, dispatches, finish, world
+from tests.support.sync import World, configuration, dispatches, finish, has, world
 from tests.support.trouble import TroubledStore
 
 CORE = {
@@ -30,11 +30,9 @@ def queue_file(one: World) -> Path:
     return Path(one.config.root) / "sync" / "queue.json"
 
 
-async def written(one: World, ids: list[str]) -> None:
-    """Wait until the queue file holds these records."""
-    async with asyncio.timeout(20):
-        while read(queue_file(one)) != ids:
-            await settle()
+async def written(one: World, ids: list[str] | None) -> None:
+    """Let time pass until the queue file holds these records, or is gone."""
+    await one.advance_until(lambda: has(read(queue_file(one)) == ids))
 
 
 def read(path: Path) -> list[str] | None:
@@ -43,15 +41,13 @@ def read(path: Path) -> list[str] | None:
     return [record["id"] for entry in json.loads(path.read_text("utf-8")) for record in entry["dispatches"]]
 
 
-async def test_what_the_go_agent_delivered_is_not_sent_again_by_the_first_scan(tmp_path: Path) -> None:
+async def test_what_the_go_agent_delivered_is_not_queued_again_by_the_first_scan(tmp_path: Path) -> None:
     leave(tmp_path)
     finish(tmp_path, "w1", "w2")
     async with world(tmp_path, run=False) as one:
-        running = one.pushing()
-        one.tasks.create_task(one.service.run())
-        await running
-        await one.until_drained()
-        assert sorted(one.delivered()) == ["q1", "w2"]
+        push = one.pushing()
+        await one.advance_until(lambda: has(push.done()), step_s=5)
+        assert [row.record_id for row in await one.rows()] == ["q1", "w2"]
 
 
 async def test_the_state_comes_in_once(tmp_path: Path) -> None:
@@ -95,11 +91,7 @@ async def test_a_disk_that_is_full_only_delays_it(tmp_path: Path) -> None:
             while not stores[0].refused:
                 await settle()
         stores[0].full = set()
-        await one.advance_until(lambda: delivered(one, "q1"))
-
-
-async def delivered(one: World, name: str) -> bool:
-    return name in one.delivered()
+        await one.advance_until(lambda: has("q1" in one.delivered()))
 
 
 # -- the mirror -------------------------------------------------------------------------------------------------------
@@ -109,31 +101,24 @@ async def test_the_queue_file_follows_the_queue(tmp_path: Path) -> None:
     async with world(tmp_path, sync={"mirror_json": True}) as one:
         await one.platform.down()
         await one.push("a")
-        await one.clock.advance(1)
         await written(one, ["a"])
         await one.push("b")
-        await one.clock.advance(1)
         await written(one, ["a", "b"])
         assert queue_file(one).read_bytes() == export_queue(await one.rows())
         await one.platform.up()
         await one.advance_until(one.drained)
-        await one.clock.advance(2)
-        async with asyncio.timeout(20):
-            while queue_file(one).exists():
-                await settle()
+        await written(one, None)
 
 
 async def test_the_queue_file_is_written_once_a_second_at_most(tmp_path: Path) -> None:
     async with world(tmp_path, sync={"mirror_json": True}) as one:
         await one.platform.down()
         await one.push("a")
-        await one.clock.advance(1)
         await written(one, ["a"])
         for name in "bcdefg":
             await one.push(name)
-        await settle()
+        await one.quiet()
         assert read(queue_file(one)) == ["a"]
-        await one.clock.advance(1)
         await written(one, list("abcdefg"))
 
 
@@ -150,10 +135,10 @@ async def test_there_is_no_queue_file_unless_it_is_asked_for(tmp_path: Path) -> 
         await one.platform.down()
         await one.push("a")
         await one.clock.advance(5)
+        await one.quiet()
         assert not queue_file(one).exists()
         mirrored = configuration(tmp_path, one.platform.url, sync={"mirror_json": True})
         await one.service.reconfigure(mirrored)
-        await one.clock.advance(2)
         await written(one, ["a"])
 
 
