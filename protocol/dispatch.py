@@ -9,9 +9,8 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from inspect import Parameter, Signature
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from protocol.errors import Code, EncodeError, ErrorData, RpcError
 from protocol.messages import Notification, Params, Request, encode_error, encode_result
@@ -59,10 +58,10 @@ class Dispatcher:
     async def dispatch(self, call: Request | Notification, context: Context) -> bytes | None:
         """Run the handler and return the encoded answer, None for a notification. Only cancellation gets out."""
         library = self._library or self._load()
-        if call.method not in self._entries:
+        entry = self._entries.get(call.method)
+        if entry is None:
             return self._refuse(call, not_found(call.method))
-        request = library.request(call.method, [call.params], None)
-        _, outcome = await library.dispatch_request(self._entries, context, request)
+        outcome = await library.call(library.request(call.method, [call.params], None), context, entry)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
             error = outcome._error  # noqa: SLF001
@@ -115,7 +114,7 @@ class _Library(NamedTuple):
     """What is used of jsonrpcserver, which has no complete types."""
 
     request: Callable[[str, list[Any], object], Any]
-    dispatch_request: Callable[[Mapping[str, "_Entry"], Context, Any], Awaitable[tuple[Any, Any]]]
+    call: Callable[[Any, Context, "_Entry"], Awaitable[Any]]
     success: Callable[[object], Any]
     error: Callable[[int, str, object], Any]
     left: type
@@ -123,11 +122,6 @@ class _Library(NamedTuple):
 
 class _Entry:
     """A handler in the form that jsonrpcserver calls: with the context and one positional argument, the params."""
-
-    # inspect.signature takes this instead of deriving one anew for each request.
-    __signature__: ClassVar[Signature] = Signature(
-        [Parameter(name, Parameter.POSITIONAL_ONLY) for name in ("context", "params")]
-    )
 
     def __init__(self, method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> None:
         self._method = method
@@ -165,4 +159,4 @@ def _import() -> _Library:
     from jsonrpcserver import async_dispatcher, request, result  # noqa: PLC0415 -- see _load
 
     library: Any = async_dispatcher  # its types are incomplete
-    return _Library(request.Request, library.dispatch_request, result.Success, result.Error, library.Left)
+    return _Library(request.Request, library.call, result.Success, result.Error, library.Left)

@@ -15,7 +15,7 @@ from protocol.lanes import Lanes, Place
 from protocol.messages import Notification, Params, Request, encode_error, encode_result
 from protocol.methods import Context, MethodTable, Remote
 from protocol.outlet import Outlet
-from protocol.session import Answer, Fate, Gathering, Requests, Stage, Step, Work, cut_short
+from protocol.session import Answer, Fate, Gathering, Requests, Stage, Step, Work, cut_short, key_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,13 @@ class Tally:
     dropped: int = 0  # notifications that found no place, or came after the intake was stopped
     cancelled: int = 0  # requests that were cancelled in time
 
+    def admitted(self, call: Call) -> None:
+        """Count a call that has found a place."""
+        if isinstance(call, Request):
+            self.requests += 1
+        else:
+            self.notifications += 1
+
 
 class Intake:
     """Admits calls, runs their handlers, and sends the answers through the outlet."""
@@ -54,39 +61,57 @@ class Intake:
         self._lanes = lanes
         self._requests: Requests[Task] = Requests()
         self._stopped = False
-        self._settled = asyncio.Event()  # a pulse, for those who wait until it is idle
+        self._settled = asyncio.Event()  # a pulse
+        self._waiters = 0  # for the pulse
         self.tally = Tally()
 
-    @property
-    def crowded(self) -> bool:
-        """Return whether handlers should get a turn before more is taken."""
-        return self._lanes.crowded
+    async def take(self, call: Call, batch: Gathering | None) -> Work[Task] | None:
+        """Admit a call or refuse it; return work whose turn it is, for the caller to `start` or `serve`.
 
-    async def take(self, call: Call, batch: Gathering | None) -> None:
-        """Start or queue a call, or refuse it; waits for nothing but room to refuse it."""
+        Waits for room to refuse it, and for nothing else but a turn of the loop.
+        """
+        if self._lanes.crowded:
+            await asyncio.sleep(0)
         if call.method in CANCELS:
-            await self._take_cancel(call, batch)
-            return
+            return await self._take_cancel(call, batch)
         method = self._table.get(call.method)
         urgent = method is not None and method.urgent
         if self._stopped and not urgent:
-            await self._refuse(call, batch, PeerClosed("This side is closing"))
-            return
+            return await self._refuse(call, batch, PeerClosed("This side is closing"))
         place = self._lanes.place(size=call.size, urgent=urgent)
         if place is Place.NOWHERE:
-            await self._refuse(call, batch, _busy())
-            return
+            return await self._refuse(call, batch, _busy())
         request_id = call.id if isinstance(call, Request) else None
-        work: Work[Task] = Work(call, Context(self._remote, call.method, request_id, call.params), urgent, batch)
-        if not self._requests.open(request_id, work):
-            await self._refuse(call, batch, _duplicate())
-            return
-        self._count(call)
-        if place is Place.RUN:
-            self._lanes.start(work)
-            self._start(work)
-        else:
+        context = Context(self._remote, call.method, request_id, call.params)
+        work: Work[Task] = Work(call, context, key_of(request_id), urgent, batch)
+        if not self._requests.open(work):
+            return await self._refuse(call, batch, _duplicate())
+        self.tally.admitted(call)
+        if place is Place.WAIT:
             self._lanes.wait(work)
+            return None
+        self._lanes.start(work)
+        return work
+
+    def start(self, work: Work[Task]) -> None:
+        """Serve work in a task of its own."""
+        work.handle = asyncio.get_running_loop().create_task(self.serve(work))
+
+    async def serve(self, work: Work[Task]) -> None:
+        """Run the handler of work whose turn it is, and answer; then start what waited for its place."""
+        try:
+            payload = await self._run(work)
+            work.stage = Stage.DONE
+            if self._outlet.full:
+                await self._outlet.room()
+            answer = self._close(work, payload)
+            if answer is not None:
+                await self._outlet.send(answer.payload, answer.callbacks)
+            self._pulse()
+        finally:
+            following = self._lanes.leave(work)
+            if following is not None:
+                self.start(following)
 
     async def reply(self, payload: bytes | None, batch: Gathering | None) -> None:
         """Answer a message that is no work, None if it needs no answer; waits for room."""
@@ -102,12 +127,17 @@ class Intake:
 
     async def idle(self, besides: Context | None) -> None:
         """Wait until everything is settled that has come in, besides the call of that context, and then written."""
-        while any(not work.settled and work.context is not besides for work in self._lanes):
-            await self._settled.wait()
+        self._waiters += 1
+        try:
+            while any(not work.settled and work.context is not besides for work in self._lanes):
+                await self._settled.wait()
+        finally:
+            self._waiters -= 1
         await self._outlet.flush()
 
     def abandon(self, besides: Context | None = None) -> None:
         """Answer -32000 to what is not settled, besides the call of that context, and interrupt its handlers."""
+        this = asyncio.current_task()
         for work in self._lanes:
             if work.context is besides or work.stage is Stage.DONE:
                 continue
@@ -115,19 +145,13 @@ class Intake:
             self._settle(work, self._ending(work))
             if step is Step.WITHDRAW:
                 self._lanes.withdraw(work)
-            elif work.stage is Stage.RUNNING and work.handle is not None:
+            elif work.stage is Stage.RUNNING and work.handle is not None and work.handle is not this:
                 work.handle.cancel()  # also a handler that took no notice of a cancel before
 
     @property
     def tasks(self) -> set[Task]:
         """Return the tasks of the handlers that have not ended."""
         return {work.handle for work in self._lanes if work.handle is not None}
-
-    def _count(self, call: Call) -> None:
-        if isinstance(call, Request):
-            self.tally.requests += 1
-        else:
-            self.tally.notifications += 1
 
     async def _refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
         if isinstance(call, Notification):
@@ -144,23 +168,9 @@ class Intake:
                 self.tally.duplicates += 1
         await self.reply(encode_error(call.id, error), batch)
 
-    def _start(self, work: Work[Task]) -> None:
-        work.handle = asyncio.get_running_loop().create_task(self._serve(work))
-
-    async def _serve(self, work: Work[Task]) -> None:
-        try:
-            payload = await self._run(work)
-            work.stage = Stage.DONE
-            await self._outlet.room()
-            self._settle(work, payload)
-        finally:
-            following = self._lanes.leave(work)
-            if following is not None:
-                self._start(following)
-
     async def _run(self, work: Work[Task]) -> bytes | None:
         try:
-            if work.begin():
+            if self._lanes.begin(work):
                 return await self._dispatcher.dispatch(work.call, work.context)
         except asyncio.CancelledError as error:
             if work.fate is Fate.NATURAL:
@@ -184,13 +194,21 @@ class Intake:
         return encode_error(work.call.id, CallCancelled() if work.fate is Fate.CANCELLED else PeerClosed())
 
     def _settle(self, work: Work[Task], payload: bytes | None) -> None:
-        if isinstance(work.call, Request):
-            self._requests.close(work.call.id, work)
-        answer = work.settle(payload)
+        answer = self._close(work, payload)
         if answer is not None:
             self._outlet.push(answer.payload, answer.callbacks)
-        self._settled.set()
-        self._settled.clear()
+        self._pulse()
+
+    def _close(self, work: Work[Task], payload: bytes | None) -> Answer | None:
+        if work.settled:
+            return None
+        self._requests.close(work)
+        return work.settle(payload)
+
+    def _pulse(self) -> None:
+        if self._waiters:
+            self._settled.set()
+            self._settled.clear()
 
     async def _take_cancel(self, call: Call, batch: Gathering | None) -> None:
         name, fate = CANCELS[call.method]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from protocol.session import Stage, Work
+from protocol.session import Fate, Stage, Work
 
 H = TypeVar("H")
 
@@ -36,11 +36,12 @@ class Lanes(Generic[H]):
         self._waiting_bytes = 0
         self._running: set[Work[H]] = set()
         self._urgent = 0
+        self.due = 0  # how many have a place and have yet to take their first step
 
     @property
     def crowded(self) -> bool:
         """Return whether half of the places are taken: time to let handlers run before more is read."""
-        return max(len(self._waiting), self._urgent) * 2 >= self._most_waiting
+        return 2 * len(self._waiting) >= self._most_waiting or 2 * self._urgent >= self._most_waiting
 
     def __iter__(self) -> Iterator[Work[H]]:
         """Iterate over a snapshot of all that runs or waits."""
@@ -61,6 +62,15 @@ class Lanes(Generic[H]):
         work.stage = Stage.STARTED
         self._running.add(work)
         self._urgent += work.urgent
+        self.due += 1
+
+    def begin(self, work: Work[H]) -> bool:
+        """Say that the first step of work is being taken; False when it was given up before."""
+        self.due -= 1
+        if work.fate is not Fate.NATURAL:
+            return False
+        work.stage = Stage.RUNNING
+        return True
 
     def wait(self, work: Work[H]) -> None:
         """Put work at the end of those that wait."""

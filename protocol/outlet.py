@@ -4,9 +4,8 @@ Nothing is written before the framing is known. What is pushed earlier waits; of
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.errors import StreamClosed
@@ -16,27 +15,43 @@ from protocol.stdio import ByteStream
 MAX_HELD: Final = 256
 MAX_HELD_BYTES: Final = 1024 * 1024
 SOON_BYTES: Final = 1024 * 1024
-_WRITE_BYTES: Final = 256 * 1024  # messages are joined to writes of about this size
+_WRITE_BYTES: Final = 64 * 1024  # messages are joined to writes of about this size
+_MOST_TURNS: Final = 32  # of the loop that a write waits for more to join it
 
 
 class Outlet:
     """Writes messages in the order in which they are pushed, from a task that `run` is.
 
-    Those who can wait ask for `room` first, so that at most `max_unsent_bytes` and one message each are unsent.
+    Those who can wait ask for `room` first, so that at most `max_unsent_bytes` and one message each are unsent. While
+    `more` says that further messages are about to come, a write waits for them, for a few turns of the loop.
     """
 
-    def __init__(self, stream: ByteStream, *, max_unsent_bytes: int, framing: Framing | None) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        *,
+        max_unsent_bytes: int,
+        framing: Framing | None,
+        more: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._stream = stream
         self._framing = framing
         self._max_unsent = max_unsent_bytes
+        self._more = more
         self._queue: deque[tuple[bytes, tuple[Callable[[], None], ...]]] = deque()
-        self._unsent = 0
+        self.unsent_bytes = 0  # of messages pushed and not yet written
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
+        self._writing = False
         self._pending = asyncio.Event()
         self._changed = asyncio.Event()  # a pulse: whoever waits looks again
         self.broken = False
         self.dropped = 0  # messages held or pushed that can no longer be sent
+
+    @property
+    def full(self) -> bool:
+        """Return whether who has a message should wait for room."""
+        return self.unsent_bytes >= self._max_unsent
 
     @property
     def opened(self) -> bool:
@@ -52,7 +67,6 @@ class Outlet:
             self.push(payload)
         self._held.clear()
         self._held_bytes = 0
-        self._pending.set()
         self.wake()
 
     def hold(self, payload: bytes) -> None:
@@ -69,21 +83,29 @@ class Outlet:
             self.dropped += 1
             return
         self._queue.append((payload, callbacks))
-        self._unsent += len(payload)
+        self.unsent_bytes += len(payload)
         self._pending.set()
 
     def push_soon(self, payload: bytes) -> bool:
         """Send a message that matters little; False when much is unsent already."""
-        if self.broken or self._unsent >= SOON_BYTES:
+        if self.broken or self.unsent_bytes >= SOON_BYTES:
             self.dropped += 1
             return False
         self.push(payload)
         return True
 
+    async def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...]) -> None:
+        """Send a message; if it is alone, write it here and now, without a change of tasks."""
+        if self._framing is None or self._queue or self._writing or self.broken or self._more():
+            self.push(payload, callbacks)
+        else:
+            self.unsent_bytes += len(payload)
+            await self._write(encode(payload, self._framing), len(payload), callbacks)
+
     async def room(self, *, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until a message may be pushed; False when none can be sent any more, or `given_up` says so."""
         while not (self.broken or given_up()):
-            if self._framing is not None and self._unsent < self._max_unsent:
+            if self._framing is not None and not self.full:
                 return True
             await self._changed.wait()
         return False
@@ -95,15 +117,19 @@ class Outlet:
 
     async def flush(self) -> None:
         """Wait until all that was pushed has been written, or never can be."""
-        while self._unsent and not self.broken:
+        while self.unsent_bytes and not self.broken:
             await self._changed.wait()
 
     async def run(self) -> None:
         """Write until the other side stops taking it."""
         try:
-            with contextlib.suppress(StreamClosed):
-                while True:
-                    await self._write()
+            while not self.broken:
+                if self._framing is None or self._writing or not self._queue:
+                    self._pending.clear()
+                    await self._pending.wait()
+                else:
+                    await self._gather()
+                    await self._write(*self._join(self._framing))
         finally:
             self.close()
 
@@ -113,23 +139,39 @@ class Outlet:
         self.dropped += len(self._queue) + len(self._held)
         self._queue.clear()
         self._held.clear()
-        self._unsent = 0
+        self.unsent_bytes = 0
+        self._pending.set()
         self.wake()
 
-    async def _write(self) -> None:
-        while not self._queue or self._framing is None:
-            self._pending.clear()
-            await self._pending.wait()
+    async def _gather(self) -> None:
+        for _ in range(_MOST_TURNS):
+            if self.unsent_bytes >= _WRITE_BYTES or not self._more():
+                return
+            await asyncio.sleep(0)
+
+    def _join(self, framing: Framing) -> tuple[bytes, int, Sequence[Callable[[], None]]]:
         frames: list[bytes] = []
         callbacks: list[Callable[[], None]] = []
-        taken = 0
-        while self._queue and taken < _WRITE_BYTES:
+        size = 0
+        while self._queue and size < _WRITE_BYTES:
             payload, after = self._queue.popleft()
-            frames.append(encode(payload, self._framing))
+            frames.append(encode(payload, framing))
             callbacks += after
-            taken += len(payload)
-        await self._stream.write(b"".join(frames))
-        self._unsent -= taken
+            size += len(payload)
+        return b"".join(frames), size, callbacks
+
+    async def _write(self, data: bytes, size: int, callbacks: Sequence[Callable[[], None]]) -> None:
+        self._writing = True
+        try:
+            await self._stream.write(data)
+        except StreamClosed:
+            self.close()
+            return
+        finally:
+            self._writing = False
+            if self._queue:
+                self._pending.set()
+        self.unsent_bytes -= size
         for callback in callbacks:
             # From the loop: what goes wrong in it is the loop's to report, and does not end the writing.
             asyncio.get_running_loop().call_soon(callback)

@@ -2,8 +2,9 @@
 
 What waits for what, so that nothing grows and nobody waits for ever:
 
-- The reader waits for no handler. When half of the places are taken it gives handlers a turn before each message, so
-  that quick ones keep up with any flood; once all are taken, requests are answered `busy` and notifications dropped.
+- The reader waits for no handler. It takes the first steps of a handler itself, which for most are all; when the
+  handler waits, another task reads on. When half of the places are taken it gives handlers a turn before each message,
+  so that quick ones keep up with any flood; once all are, requests are answered `busy` and notifications dropped.
 - Where the other side does not read, `unsent_bytes` are kept. Then handlers wait with their answers, holding their
   slots, and callers wait with their calls. The reader goes on with answers, cancels, and requests that find a place;
   it stops only before a message that it must answer itself: a refusal. So two peers that both flood, and both read
@@ -13,12 +14,14 @@ What waits for what, so that nothing grows and nobody waits for ever:
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.convert import Mismatch, convert
 from protocol.dispatch import Dispatcher, Translate, new_trace_id, untranslated
+from protocol.eager import Eager
 from protocol.errors import BadResult, CallTimeout, Code, ErrorData, FrameError, PeerClosed
 from protocol.framing import Decoder, Frame, Framing
 from protocol.intake import Intake
@@ -27,7 +30,6 @@ from protocol.messages import (
     Batch,
     Incoming,
     Invalid,
-    Item,
     Notification,
     Request,
     Response,
@@ -38,7 +40,7 @@ from protocol.messages import (
 )
 from protocol.methods import Context, MethodTable
 from protocol.outlet import Outlet
-from protocol.session import Calls, Gathering
+from protocol.session import Calls, Gathering, Work
 from protocol.stdio import ByteStream
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
+_SERVED_IN_A_ROW: Final = 8  # calls that the reader serves before others get a turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ FirstMessage: TypeAlias = Callable[[str | None], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts since the connection began."""
+    """Counts since the connection began, and two that say how it is now."""
 
     requests: int  # admitted
     notifications: int  # admitted
@@ -80,6 +83,8 @@ class Stats:
     dropped_in: int  # notifications that found no place
     dropped_late: int  # answers that nobody waited for
     dropped_out: int  # messages of ours that could not be sent
+    open_calls: int  # now: calls that wait for their answer
+    unsent_bytes: int  # now: of messages that the other side has not taken
 
 
 class Peer:
@@ -103,17 +108,24 @@ class Peer:
     ) -> None:
         self._stream = stream
         self._decoder = Decoder(limits.max_message_bytes, framing)
-        self._outlet = Outlet(stream, max_unsent_bytes=limits.unsent_bytes, framing=framing)
-        self._intake = Intake(
-            self,
-            table,
-            Dispatcher(table, translate=translate, trace_id=trace_id),
-            self._outlet,
-            Lanes(handlers=limits.handlers, waiting=limits.waiting, waiting_bytes=limits.waiting_bytes),
+        self._lanes: Lanes[asyncio.Task[None]] = Lanes(
+            handlers=limits.handlers, waiting=limits.waiting, waiting_bytes=limits.waiting_bytes
         )
+        self._outlet = Outlet(
+            stream,
+            max_unsent_bytes=limits.unsent_bytes,
+            framing=framing,
+            more=lambda: self._lanes.due > 0 or len(self._frames) > 0,
+        )
+        dispatcher = Dispatcher(table, translate=translate, trace_id=trace_id)
+        self._intake = Intake(self, table, dispatcher, self._outlet, self._lanes)
         self._calls: Calls[asyncio.Future[Response | None]] = Calls()
         self._on_first_message = on_first_message
+        self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._frames: deque[Frame] = deque()  # read, and not yet taken
+        self._ended = False
         self._hung_up = False  # no answer can come any more
         self._closing = False
         self._closed = asyncio.Event()
@@ -141,6 +153,8 @@ class Peer:
             dropped_in=tally.dropped,
             dropped_late=self._late,
             dropped_out=self._outlet.dropped,
+            open_calls=len(self._calls),
+            unsent_bytes=self._outlet.unsent_bytes,
         )
 
     async def run(self) -> None:
@@ -151,11 +165,13 @@ class Peer:
         if self._closing:
             return
         writer = self._writer = asyncio.create_task(self._outlet.run())
-        reader = asyncio.create_task(self._read())
+        writer.add_done_callback(self._on_end)
+        self._reader = self._read_on()
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await self._over.wait()
         finally:
             self._hang_up()
+            reader = self._reader
             reader.cancel()
             await asyncio.wait({reader})
         for task in (reader, writer):
@@ -260,34 +276,60 @@ class Peer:
         if self._writer is not None:
             await self._outlet.flush()
 
+    def _read_on(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._read())
+        task.add_done_callback(self._on_end)
+        return task
+
+    def _hand_over(self) -> None:
+        """Let a new task read on; the one that has read until now is a handler's, which waits."""
+        self._reader = self._read_on()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if task in (self._reader, self._writer):
+            self._over.set()
+
     async def _read(self) -> None:
-        while data := await self._stream.read():
-            frames = self._decoder.feed(data)
+        me = asyncio.current_task()
+        served = 0
+        while self._frames or await self._fill():
+            work = await self._route(await self._next())
+            if work is None:
+                continue
+            if self._lanes.due > 1:
+                self._intake.start(work)
+                continue
+            work.handle = me
+            await Eager(self._intake.serve(work), self._hand_over)
+            if self._reader is not me:
+                return
+            served += 1
+            if served % _SERVED_IN_A_ROW == 0:
+                await asyncio.sleep(0)
+
+    async def _fill(self) -> bool:
+        """Read until there are frames; False at the end of the input."""
+        while not self._frames and not self._ended:
+            data = await self._stream.read()
+            self._ended = not data
+            self._frames.extend(self._decoder.feed(data) if data else self._decoder.end())
             if not self._outlet.opened and self._decoder.framing is not None:
                 self._outlet.open(self._decoder.framing)
-            for frame in frames:
-                await self._take(frame)
-        for frame in self._decoder.end():
-            await self._take(frame)
+        return bool(self._frames)
 
-    async def _take(self, frame: Frame) -> None:
+    async def _next(self) -> Incoming:
+        frame = self._frames.popleft()
         message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
         if self._on_first_message is not None:
             hook, self._on_first_message = self._on_first_message, None
             await hook(_method_of(message))
-        if isinstance(message, Batch):
-            gathering = Gathering(len(message.items))
-            for item in message.items:
-                await self._route(item, gathering)
-        else:
-            await self._route(message, None)
+        return message
 
-    async def _route(self, message: Item, batch: Gathering | None) -> None:
+    async def _route(self, message: Incoming, batch: Gathering | None = None) -> Work[asyncio.Task[None]] | None:
+        """Take one message; return work whose turn it is."""
         match message:
             case Request() | Notification():
-                if self._intake.crowded:
-                    await asyncio.sleep(0)
-                await self._intake.take(message, batch)
+                return await self._intake.take(message, batch)
             case Response():
                 self._resolve(message)
                 await self._intake.reply(None, batch)
@@ -297,6 +339,13 @@ class Peer:
                 else:
                     self._malformed += 1
                     await self._intake.reply(encode_error(message.id, message.error), batch)
+            case Batch():
+                gathering = Gathering(len(message.items))
+                for item in message.items:
+                    work = await self._route(item, gathering)
+                    if work is not None:
+                        self._intake.start(work)
+        return None
 
     def _resolve(self, response: Response) -> bool:
         waiter = self._calls.take(response.id)

@@ -99,10 +99,11 @@ class Fate(Enum):
 
 @dataclass(slots=True, eq=False)
 class Work(Generic[H]):
-    """A request or notification on its way; `handle` is whatever runs it."""
+    """A request or notification on its way; `key` tells it from others, `handle` is whatever runs it."""
 
     call: Request | Notification
     context: Context
+    key: object = None
     urgent: bool = False
     batch: Gathering | None = None
     stage: Stage = Stage.WAITING
@@ -110,17 +111,8 @@ class Work(Generic[H]):
     settled: bool = False
     handle: H | None = None
 
-    def begin(self) -> bool:
-        """Say that the first step is due; False when the work was given up before."""
-        if self.fate is not Fate.NATURAL:
-            return False
-        self.stage = Stage.RUNNING
-        return True
-
     def settle(self, payload: bytes | None) -> Answer | None:
-        """Take the answer, the first time; return what is to be sent now."""
-        if self.settled:
-            return None
+        """Take the answer; return what is to be sent now. Once."""
         self.settled = True
         answer = None
         if payload is not None and self.fate is not Fate.SILENCED:
@@ -143,22 +135,20 @@ class Requests(Generic[H]):
 
     _by_id: dict[object, Work[H]] = field(default_factory=dict[object, Work[H]])
 
-    def open(self, id_: Id, work: Work[H]) -> bool:
-        """Enter a request; False when one with that id is in flight."""
-        if id_ is None:
-            return True
-        return self._by_id.setdefault(_key(id_), work) is work
+    def open(self, work: Work[H]) -> bool:
+        """Enter a request; False when one with its id is in flight."""
+        return work.key is None or self._by_id.setdefault(work.key, work) is work
 
-    def close(self, id_: Id, work: Work[H]) -> None:
-        """Let go of a request that was settled."""
-        if id_ is not None and self._by_id.get(_key(id_)) is work:
-            del self._by_id[_key(id_)]
+    def close(self, work: Work[H]) -> None:
+        """Let go of a request."""
+        if work.key is not None:
+            del self._by_id[work.key]
 
     def find(self, id_: object) -> Work[H] | None:
         """Return the request in flight that a cancel means."""
         if not isinstance(id_, str | int | float) or isinstance(id_, bool):
             return None
-        return self._by_id.get(_key(id_))
+        return self._by_id.get(key_of(id_))
 
 
 def cut_short(work: Work[H], fate: Fate) -> Step:
@@ -175,6 +165,6 @@ def cut_short(work: Work[H], fate: Fate) -> Step:
             return Step.INTERRUPT
 
 
-def _key(id_: Id) -> object:
-    """Keep 1 and 1.0 apart, which are equal in Python."""
+def key_of(id_: Id) -> object:
+    """Return what tells a request from others in flight; it keeps 1 and 1.0 apart, which are equal in Python."""
     return (id_,) if isinstance(id_, float) else id_

@@ -10,7 +10,7 @@ from protocol.framing import Framing
 from protocol.methods import Context, Method
 from protocol.peer import Limits
 from tests.support.stage import Named, Nothing, Stage
-from tests.support.wires import PATIENCE_S, MakeWire, notification, request, served
+from tests.support.wires import MakeWire, Raw, notification, request, served, until
 
 
 @pytest.fixture
@@ -199,15 +199,21 @@ class TestCancel:
             assert await host.answers(2) == {"a": "a", "c": "c"}
             assert stage.entered == ["a", "c"]
 
-    async def test_a_request_whose_cancel_came_in_the_same_write_never_runs(
+    async def test_a_request_whose_cancel_comes_before_its_first_step_never_runs(
         self, make_wire: MakeWire, stage: Stage
     ) -> None:
-        async with served(await make_wire(), stage.table()) as (host, _):
+        async with served(await make_wire(), stage.table()) as (host, peer):
+            members = [request("hold", 1, ["a"]), request("hold", 2, ["b"])]
             cancels = [notification("$/cancelRequest", {"id": 1}), notification("notifications/cancelled", [2])]
-            await host.send(request("hold", 1, ["a"]), request("hold", 2, ["b"]), *cancels)
+            await host.send([*members, *cancels])
+            (answer,) = await host.receive()
+            assert (answer["id"], answer["error"]["code"]) == (1, Code.CANCELLED)
+            assert stage.entered == []
+            assert peer.stats.cancelled == 2
+            await host.send(*members, *cancels)
             assert (await host.receive())["error"]["code"] == Code.CANCELLED
             await host.nothing_before()
-            assert stage.entered == []
+            assert peer.stats.cancelled == 4
 
     async def test_the_alias_cancels_without_an_answer(self, make_wire: MakeWire, stage: Stage) -> None:
         async with served(await make_wire(), stage.table(), limits=Limits(handlers=1)) as (host, _):
@@ -254,7 +260,8 @@ class TestCancel:
         async with served(await make_wire(), stage.table()) as (host, peer):
             await host.request("hold", 1, ["a"])
             await stage.wait_entered("a")
-            for id_ in (2, "1", 1.0, None, True, [1], {}):
+            strange: list[object] = [2, "1", 1.0, None, True, [1], {}]
+            for id_ in strange:
                 await host.send(notification("$/cancelRequest", {"id": id_}))
             await host.send(notification("$/cancelRequest"), notification("$/cancelRequest", []))
             await host.nothing_before()
@@ -379,9 +386,9 @@ class TestFraming:
         self, make_wire: MakeWire, stage: Stage, framing: Framing
     ) -> None:
         async with served(await make_wire(), stage.table()) as (host, peer):
-            host = type(host)(host.stream, framing)
-            await host.request("echo", 1, ["ü" * 100])
-            assert await host.receive() == ok(1, "ü" * 100)
+            framed = Raw(host.stream, framing)
+            await framed.request("echo", 1, ["ü" * 100])
+            assert await framed.receive() == ok(1, "ü" * 100)
             assert peer.framing is framing
 
     async def test_bytes_that_are_no_message_are_answered_and_reading_goes_on(
@@ -400,11 +407,11 @@ class TestFraming:
 
     async def test_a_bad_header_is_a_parse_error(self, make_wire: MakeWire, stage: Stage) -> None:
         async with served(await make_wire(), stage.table()) as (host, _):
-            host = type(host)(host.stream, Framing.CONTENT_LENGTH)
-            await host.send_bytes(b"Content-Length: many\r\n\r\n")
-            answer = await host.receive()
+            framed = Raw(host.stream, Framing.CONTENT_LENGTH)
+            await framed.send_bytes(b"Content-Length: many\r\n\r\n")
+            answer = await framed.receive()
             assert (answer["error"]["code"], answer["error"]["data"]["kind"]) == (Code.PARSE_ERROR, "bad_header")
-            await host.nothing_before()
+            await framed.nothing_before()
 
 
 class TestContext:
@@ -418,16 +425,20 @@ class TestContext:
         async with served(await make_wire(), table) as (host, _):
             await host.request("work", 1, {"name": "x", "_meta": {"progressToken": "t", "other": 1}})
             first, second, answer = await host.receive_many(3)
-            assert first == notification("$/progress", {"token": "t", "value": {"done": 1, "total": 2, "message": "half"}})
+            assert first == notification(
+                "$/progress", {"token": "t", "value": {"done": 1, "total": 2, "message": "half"}}
+            )
             assert second == notification("$/progress", {"token": "t", "value": {"done": 2}})
             assert answer == ok(1, {"progressToken": "t", "other": 1})
             await host.request("work", 2, {"_meta": None})
             assert await host.receive() == ok(2, {})
 
     async def test_what_is_to_follow_the_answer_follows_it(self, make_wire: MakeWire, stage: Stage) -> None:
+        told: list[bool] = []
+
         async def work(context: Context, params: Named) -> object:
             context.after_answer(lambda: stage.noted.append(f"after {params.name}"))
-            context.after_answer(lambda: context.peer.notify_soon(params.name) and None)
+            context.after_answer(lambda: told.append(context.peer.notify_soon(params.name)))
             await stage.hold(context, params)
             return params.name
 
@@ -452,14 +463,12 @@ class TestContext:
             await host.nothing_before()
             assert stage.noted == ["after a", "after b"]
 
-    async def test_a_failure_after_the_answer_does_not_end_the_writing(
-        self, make_wire: MakeWire, stage: Stage
-    ) -> None:
+    async def test_a_failure_after_the_answer_does_not_end_the_writing(self, make_wire: MakeWire, stage: Stage) -> None:
         failures: list[dict[str, object]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
 
         async def work(context: Context, _params: Nothing) -> None:
-            context.after_answer(lambda: 1 // 0 and None)
+            context.after_answer(lambda: failures.append({"never": 1 // 0}))
 
         table = stage.table(Method(name="work", handler=work, params=Nothing))
         async with served(await make_wire(), table) as (host, _):
@@ -479,9 +488,7 @@ async def test_the_hook_for_the_first_message_runs_before_it_is_handled(make_wir
 
     async with served(await make_wire(), stage.table(), on_first_message=first) as (host, _):
         await host.send(request("hold", 1, ["a"]), request("ping", 2))
-        async with asyncio.timeout(PATIENCE_S):
-            while not seen:
-                await asyncio.sleep(0)
+        await until(lambda: bool(seen))
         assert stage.entered == []
         gate.set()
         assert await host.receive() == ok(2, {})

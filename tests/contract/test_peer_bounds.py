@@ -41,7 +41,7 @@ class TestFlood:
         seen = 0
         most = 0
 
-        async def count(context: Context, _params: Named) -> None:
+        async def count(_context: Context, _params: Named) -> None:
             nonlocal seen, most
             seen += 1
             most = max(most, len(asyncio.all_tasks()))
@@ -109,7 +109,7 @@ class TestSlowReader:
             await host.send(*(request("echo", at, ["x", size]) for at in range(count)))
             await settled(peer)
             # 12.5 MiB are asked for; what is made of it is what is unsent, and one answer for each handler.
-            assert peer._outlet._unsent < limits.unsent_bytes + 5 * size
+            assert peer.stats.unsent_bytes < limits.unsent_bytes + 5 * size
             assert peer.stats.requests == count
             await host.request("hold", "late", ["a"])
             await host.send(notification("$/cancelRequest", {"id": "late"}))
@@ -119,13 +119,16 @@ class TestSlowReader:
 
     async def test_reading_stops_before_refusals_that_nobody_reads(self, make_wire: MakeWire, stage: Stage) -> None:
         limits = Limits(unsent_bytes=64 * KIB, handlers=1, waiting=4)
-        async with served(await make_wire(), stage.table(), limits=limits) as (host, peer), asyncio.TaskGroup() as group:
+        async with (
+            served(await make_wire(), stage.table(), limits=limits) as (host, peer),
+            asyncio.TaskGroup() as group,
+        ):
             await host.send(*(request("hold", f"h{at}", [f"h{at}"]) for at in range(5)))
             lines = [json.dumps(request("echo", at, ["x" * 50])) + "\n" for at in range(20_000)]
             pouring = group.create_task(pour(host, "".join(lines).encode()))
             await settled(peer)
             assert not pouring.done()
-            assert peer._outlet._unsent < limits.unsent_bytes + KIB
+            assert peer.stats.unsent_bytes < limits.unsent_bytes + KIB
             answers = await host.answers(20_000)
             assert {error["code"] for error in answers.values()} == {Code.BUSY}
             stage.release(*(f"h{at}" for at in range(5)))

@@ -1,11 +1,12 @@
 """What a peer asks of the other side: calls, their deadlines and ends, notifications. Also both sides at once."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from msgspec import Struct
 
-from protocol.errors import BadResult, CallTimeout, Code, EncodeError, PeerClosed, RpcError
+from protocol.errors import BadResult, CallTimeout, Code, EncodeError, PeerClosed, ProtocolError, RpcError
 from protocol.framing import Framing
 from protocol.methods import Context, Method, MethodTable
 from protocol.peer import Limits, Peer
@@ -19,6 +20,7 @@ from tests.support.wires import (
     request,
     running,
     served,
+    until,
 )
 
 EMPTY = MethodTable([])
@@ -50,7 +52,7 @@ async def test_calls_are_matched_to_answers_in_any_order(make_wire: MakeWire) ->
         await host.send(ok(2, {"state": "idle"}), ok(1, 10))
         assert await second == State("idle")
         assert await first == 10
-        third = group.create_task(peer.call("c", timeout_s=PATIENCE_S, result=str | None))
+        third = group.create_task(peer.call("c", timeout_s=PATIENCE_S, result=str))
         await host.receive()
         await host.send([ok(3, "in a batch")])
         assert await third == "in a batch"
@@ -133,9 +135,7 @@ async def test_an_answer_that_meets_the_cancel_of_its_caller_is_not_cancelled_on
         await host.receive()
         await host.send(ok(1, 5))
         # The answer is read while the caller has yet to wake up; then it is cancelled.
-        async with asyncio.timeout(PATIENCE_S):
-            while len(peer._calls):
-                await asyncio.sleep(0)
+        await until(lambda: peer.stats.open_calls == 0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -177,12 +177,12 @@ class TestBeforeTheFirstByte:
             await asyncio.sleep(0.01)
             assert not reading.done()
             await host.request("ping", 1)
-            host = Raw(_Replayed(await reading, host))
-            messages = await host.receive_many(4)
+            replayed = Raw(_Replayed(await reading, host))
+            messages = await replayed.receive_many(4)
             assert messages[:2] == [notification("one"), notification("two")]
             assert request("three", 1) in messages
             assert ok(1, {}) in messages
-            await host.send(ok(1, 3))
+            await replayed.send(ok(1, 3))
             assert await call == 3
 
     async def test_the_oldest_are_dropped_where_there_are_too_many(self, make_wire: MakeWire) -> None:
@@ -220,9 +220,7 @@ class TestBothSides:
             running(Peer(theirs, host_stage.table(), framing=NDJSON)) as host,
             asyncio.TaskGroup() as group,
         ):
-            calls = [
-                group.create_task(host.call("ask", ["hold"], timeout_s=PATIENCE_S, result=str)) for _ in range(20)
-            ]
+            calls = [group.create_task(host.call("ask", ["hold"], timeout_s=PATIENCE_S, result=str)) for _ in range(20)]
             await host_stage.wait_entered("one")
             host_stage.release("one")
             assert [await call for call in calls] == ["one"] * 20
@@ -284,9 +282,7 @@ class _Replayed:
         return data or await self._stream.read()
 
 
-async def caught(call: object) -> Exception:
-    with pytest.raises(Exception) as raised:  # noqa: PT011 -- the test looks at which
-        await call  # type: ignore[misc]
+async def caught(call: Awaitable[object]) -> ProtocolError:
+    with pytest.raises(ProtocolError) as raised:
+        await call
     return raised.value
-
-

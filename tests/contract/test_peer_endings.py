@@ -9,7 +9,7 @@ from protocol.framing import Framing
 from protocol.methods import Context, Method, MethodTable
 from protocol.peer import Peer
 from tests.support.stage import Named, Stage
-from tests.support.wires import PATIENCE_S, MakeWire, Raw, notification, request, running, served
+from tests.support.wires import PATIENCE_S, MakeWire, Raw, notification, request, running, served, until
 
 
 @pytest.fixture
@@ -119,10 +119,10 @@ class TestDrain:
     async def test_a_handler_that_drains_does_not_wait_for_itself(self, make_wire: MakeWire, stage: Stage) -> None:
         peers: list[Peer] = []
 
-        async def shutdown(context: Context, _params: Named) -> bool:
+        async def shutdown(context: Context, _params: Named) -> str:
             peers[0].stop_intake()
             stage.say(stage.entered, "shutdown")
-            return await peers[0].drain(PATIENCE_S, besides=context)
+            return f"drained: {await peers[0].drain(PATIENCE_S, besides=context)}"
 
         table = stage.table(Method(name="shutdown", handler=shutdown, params=Named, urgent=True))
         async with served(await make_wire(), table) as (host, peer):
@@ -132,13 +132,13 @@ class TestDrain:
             await host.request("echo", 3, ["x"])
             assert (await host.receive())["error"]["code"] == Code.CLOSED
             stage.release("a")
-            assert await host.receive_many(2) == [ok(1, "a"), ok(2, True)]
+            assert await host.receive_many(2) == [ok(1, "a"), ok(2, "drained: True")]
 
     async def test_a_handler_that_drains_in_vain_is_answered_itself(self, make_wire: MakeWire, stage: Stage) -> None:
         peers: list[Peer] = []
 
-        async def shutdown(context: Context, _params: Named) -> bool:
-            return await peers[0].drain(0.01, besides=context)
+        async def shutdown(context: Context, _params: Named) -> str:
+            return f"drained: {await peers[0].drain(0.01, besides=context)}"
 
         table = stage.table(Method(name="shutdown", handler=shutdown, params=Named, urgent=True))
         async with served(await make_wire(), table) as (host, peer):
@@ -148,7 +148,7 @@ class TestDrain:
             await host.request("shutdown", 2)
             first, second = await host.receive_many(2)
             assert first["error"]["code"] == Code.CLOSED
-            assert second == ok(2, False)
+            assert second == ok(2, "drained: False")
 
 
 class TestEndOfInput:
@@ -256,8 +256,7 @@ class TestClose:
     async def test_it_returns_in_time_when_nobody_reads(self, make_wire: MakeWire, stage: Stage) -> None:
         async with served(await make_wire(), stage.table()) as (host, peer):
             await host.send(*(request("echo", at, ["x" * 1_000, 1_000]) for at in range(4)))
-            while peer.stats.requests < 4:
-                await asyncio.sleep(0)
+            await until(lambda: peer.stats.requests == 4)
             async with asyncio.timeout(PATIENCE_S):
                 await peer.close(timeout_s=0.05)
 
@@ -325,6 +324,7 @@ class HalfBroken:
         return b""
 
     async def write(self, data: bytes) -> None:
+        del data
         raise StreamClosed("broken")
 
     async def close(self) -> None:

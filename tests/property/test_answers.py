@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.peer import Limits, Peer
+from protocol.peer import Limits
+from tests.support.clock import settle
 from tests.support.stage import Stage
-from tests.support.wires import memory_wire, notification, request, served
+from tests.support.wires import memory_wire, notification, request, served, until
 
 IDS = st.sampled_from([1, 2, 3, "1", 1.0])
 NAMES = st.sampled_from(["a", "b"])
@@ -25,6 +27,9 @@ MESSAGES = st.one_of(REQUESTS, REQUESTS, CANCELS, SILENCES, NOTICES)
 BATCHES = st.lists(MESSAGES, min_size=1, max_size=5)
 
 
+Message: TypeAlias = dict[str, Any]
+
+
 class Turns(int):
     """Let the peer run for so many turns of the loop."""
 
@@ -35,6 +40,8 @@ class Release(str):
     __slots__ = ()
 
 
+Step: TypeAlias = Message | list[Message] | Turns | Release
+
 STEPS = st.one_of(MESSAGES, MESSAGES, BATCHES, st.integers(1, 12).map(Turns), NAMES.map(Release))
 
 
@@ -44,34 +51,24 @@ def key(id_: object) -> tuple[type, object]:
 
 @given(st.lists(STEPS, max_size=30), st.sampled_from(["drain", "release", "close"]))
 @settings(max_examples=150, deadline=None)
-def test_each_request_is_answered_exactly_once(steps: list[Any], end: str) -> None:
+def test_each_request_is_answered_exactly_once(steps: list[Step], end: str) -> None:
     asyncio.run(play(steps, end))
 
 
-async def play(steps: list[Any], end: str) -> None:
+async def play(steps: list[Step], end: str) -> None:
     stage = Stage()
-    asked: Counter[object] = Counter()
-    silenced: Counter[object] = Counter()
-    answered: Counter[object] = Counter()
-    limits = Limits(handlers=2, waiting=3)
     wire = await memory_wire()
-    async with served(wire, stage.table(), limits=limits) as (host, peer):
+    async with served(wire, stage.table(), limits=Limits(handlers=2, waiting=3)) as (host, peer):
         for step in steps:
             match step:
                 case Turns():
-                    for _ in range(step):
-                        await asyncio.sleep(0)
+                    await settle(step)
                 case Release():
                     stage.release(step)
                 case _:
                     await host.send(step)
-                    for one in step if isinstance(step, list) else [step]:
-                        if "id" in one:
-                            asked[key(one["id"])] += 1
-                        if one["method"] == "notifications/cancelled":
-                            silenced[key(one["params"]["requestId"])] += 1
-        await host.request("ping", "end")
-        await wait_read(peer, sum(asked.values()) + 1)
+        asked = Counter(key(one["id"]) for one in messages(steps) if "id" in one)
+        await until(lambda: peer.stats.requests + peer.stats.busy + peer.stats.duplicates == asked.total())
         if end == "drain":
             await peer.drain(0.0)
         closing = asyncio.create_task(peer.close(timeout_s=10)) if end == "close" else None
@@ -83,14 +80,20 @@ async def play(steps: list[Any], end: str) -> None:
             await peer.close()
         else:
             await closing
+        answered: Counter[object] = Counter()
         while (message := await host.receive()) is not None:
-            answered.update(key(one["id"]) for one in (message if isinstance(message, list) else [message]))
+            together: list[Message] = [message] if "id" in message else message
+            answered.update(key(one["id"]) for one in together)
+    silences = (one for one in messages(steps) if one["method"] == "notifications/cancelled")
+    silenced = Counter(key(one["params"]["requestId"]) for one in silences)
     for id_, times in asked.items():
-        assert times - silenced[id_] <= answered[id_] <= times, (id_, steps)
-    assert answered.keys() <= {*asked.keys(), key("end")}
+        assert times - silenced[id_] <= answered[id_] <= times, id_
+    assert answered.keys() <= asked.keys()
 
 
-async def wait_read(peer: Peer, requests: int) -> None:
-    """Wait until the peer has taken every request."""
-    while peer.stats.requests + peer.stats.busy + peer.stats.duplicates < requests:
-        await asyncio.sleep(0)
+def messages(steps: list[Step]) -> Iterator[Message]:
+    for step in steps:
+        if isinstance(step, list):
+            yield from step
+        elif isinstance(step, dict):
+            yield step

@@ -3,17 +3,20 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from protocol.dispatch import new_trace_id
 from protocol.framing import Decoder, Framing, encode
 from protocol.methods import MethodTable
-from protocol.peer import Peer
+from protocol.peer import DEFAULT_LIMITS, FirstMessage, Limits, Peer
 from protocol.stdio import ByteStream, open_fds
 from tests.support.streams import memory_pair
 
 PATIENCE_S = 20.0
+
+Json: TypeAlias = Any  # what json.loads gives
 
 
 class Wire(NamedTuple):
@@ -78,7 +81,7 @@ class Raw:
     async def request(self, method: str, id_: object, params: object = None) -> None:
         await self.send(request(method, id_, params))
 
-    async def receive(self) -> Any:
+    async def receive(self) -> Json:
         """Return the next message; None at the end."""
         async with asyncio.timeout(PATIENCE_S):
             while not self._frames:
@@ -88,10 +91,10 @@ class Raw:
                 self._frames += [frame for frame in self._decoder.feed(data) if isinstance(frame, bytes)]
         return json.loads(self._frames.pop(0))
 
-    async def receive_many(self, count: int) -> list[Any]:
+    async def receive_many(self, count: int) -> list[Json]:
         return [await self.receive() for _ in range(count)]
 
-    async def answers(self, count: int) -> dict[Any, Any]:
+    async def answers(self, count: int) -> dict[Json, Json]:
         """Return the next answers by id; each id once."""
         found = await self.receive_many(count)
         by_id = {one["id"]: one.get("error", one.get("result")) for one in found}
@@ -113,7 +116,7 @@ def notification(method: str, params: object = None) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def running(peer: Peer) -> AsyncIterator[Peer]:
+async def running(peer: Peer) -> AsyncGenerator[Peer]:
     """Run a peer, and close it in the end."""
     async with asyncio.timeout(PATIENCE_S * 2), asyncio.TaskGroup() as group:
         reading = group.create_task(peer.run())
@@ -125,20 +128,38 @@ async def running(peer: Peer) -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def served(wire: Wire, table: MethodTable, **options: Any) -> AsyncIterator[tuple[Raw, Peer]]:
+async def served(
+    wire: Wire,
+    table: MethodTable,
+    *,
+    framing: Framing | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    trace_id: Callable[[], str] = new_trace_id,
+    on_first_message: FirstMessage | None = None,
+) -> AsyncGenerator[tuple[Raw, Peer]]:
     """Serve a table at one end of a wire; the other end is raw."""
+    peer = Peer(wire.ours, table, framing=framing, limits=limits, trace_id=trace_id, on_first_message=on_first_message)
     try:
-        async with running(Peer(wire.ours, table, **options)) as peer:
+        async with running(peer):
             yield Raw(wire.theirs), peer
     finally:
         await wire.theirs.close()
 
 
 @asynccontextmanager
-async def joined(wire: Wire, table: MethodTable, host_table: MethodTable) -> AsyncIterator[tuple[Peer, Peer]]:
+async def joined(wire: Wire, table: MethodTable, host_table: MethodTable) -> AsyncGenerator[tuple[Peer, Peer]]:
     """Run a peer at each end: the host, which speaks first, and the plugin."""
     async with (
         running(Peer(wire.ours, table)) as plugin,
         running(Peer(wire.theirs, host_table, framing=Framing.NDJSON)) as host,
     ):
         yield host, plugin
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    """Let the loop turn until something has happened, looking at each turn."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if ready():
+                return
+            await asyncio.sleep(0)
