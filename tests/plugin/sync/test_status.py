@@ -51,6 +51,7 @@ async def test_a_token_that_came_meanwhile_is_seen_and_sending_starts(tmp_path: 
     file = tmp_path / "brain.key"
     async with world(tmp_path, platform_settings={"api_key": None, "api_key_file": str(file)}) as one:
         await one.push("a")
+        await one.quiet()
         file.write_text(TOKEN, encoding="utf-8")
         assert (await status(one)).status == "idle"
         await one.until_drained()

@@ -36,9 +36,11 @@ async def written(one: World, ids: list[str] | None) -> None:
 
 
 def read(path: Path) -> list[str] | None:
-    if not path.exists():
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
         return None
-    return [record["id"] for entry in json.loads(path.read_text("utf-8")) for record in entry["dispatches"]]
+    return [record["id"] for entry in json.loads(text) for record in entry["dispatches"]]
 
 
 async def test_what_the_go_agent_delivered_is_not_queued_again_by_the_first_scan(tmp_path: Path) -> None:
@@ -102,12 +104,14 @@ async def test_the_queue_file_follows_the_queue(tmp_path: Path) -> None:
         await one.platform.down()
         await one.push("a")
         await written(one, ["a"])
-        await one.push("b")
-        await written(one, ["a", "b"])
+        await one.push("bad")
+        await written(one, ["a", "bad"])
         assert queue_file(one).read_bytes() == export_queue(await one.rows())
+        one.platform.poison = {"bad"}
         await one.platform.up()
         await one.advance_until(one.drained)
         await written(one, None)
+        assert [row.record_id for row in await one.rows()] == ["bad"]
 
 
 async def test_the_queue_file_is_written_once_a_second_at_most(tmp_path: Path) -> None:
