@@ -9,7 +9,7 @@ from protocol.errors import ProtocolError
 
 T = TypeVar("T")
 
-_AT: Final = re.compile(r"(?P<detail>.*) - at `(?P<path>[^`]*)`", re.DOTALL)
+_AT: Final = re.compile(r"(?P<detail>.*) - at (?P<key>`key` in )?`(?P<path>[^`]*)`", re.DOTALL)
 _FIELD: Final = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 
 
@@ -34,6 +34,8 @@ def _mismatch(text: str) -> Mismatch:
     """Split what msgspec says; a field that is missing or unknown becomes part of the path."""
     found = _AT.fullmatch(text)
     path, detail = (found["path"], found["detail"]) if found else ("$", text)
-    if field := _FIELD.fullmatch(detail):
+    if found and found["key"]:
+        detail += " as a key"
+    elif field := _FIELD.fullmatch(detail):
         path = f"{path}.{field['name']}"
     return Mismatch(path, detail)

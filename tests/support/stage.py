@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from protocol.methods import Context, Method, MethodTable
-from tests.support.wires import PATIENCE_S
+from tests.support.wires import PATIENCE_S, Json
 
 
 class Nothing(Struct, frozen=True):
@@ -126,3 +126,20 @@ class Stage:
                 *more,
             ]
         )
+
+
+class Listener:
+    """The other side, as a list of what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    async def call(self, method: str, params: object = None, *, timeout_s: float, result: type[object]) -> Json:
+        raise NotImplementedError
+
+    async def notify(self, method: str, params: object = None) -> None:
+        self.told.append((method, params))
+
+    def notify_soon(self, method: str, params: object = None) -> bool:
+        self.told.append((method, params))
+        return True
