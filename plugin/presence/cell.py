@@ -12,10 +12,13 @@ from plugin.presence.state import Status
 
 GAP_S = 1.0
 FORGET_S = 300.0
+FIRST = -3.0
 URGENT = -2.0
 CHANGE = -1.0
 # These keep announcements from the wrong ears, so they wait for nothing.
 _AT_ONCE = (Status.BUSY, Status.OFFLINE)
+# A guild that shows one of these of an agent that is gone misleads most.
+_MISLEADING = (Status.BUSY, Status.ON_CALL)
 
 Place = tuple[str, str]  # user id, endpoint
 
@@ -93,17 +96,19 @@ def decide(cell: Cell, now: float) -> Action:
     if cell.over(now):
         return Forget()
     if cell.wanted is None:
-        return Wait(cell.forget_at)
+        return Wait(math.inf)
     if cell.parked_until > now:
         return Wait(min(cell.parked_until, cell.forget_at))
     at, rank = _when(cell, cell.wanted)
-    return Send(rank) if at <= now else Wait(min(at, cell.forget_at))
+    return Send(rank) if at <= now else Wait(at)
 
 
 def _when(cell: Cell, wanted: Status) -> tuple[float, float]:
     """Return when the cell goes and its rank: changes before everything else, then what is due longest."""
     if cell.confirmed is wanted or cell.version == cell.sent_version:
         return cell.due_at, cell.due_at
+    if wanted is Status.OFFLINE and (cell.confirmed or cell.sent) in _MISLEADING:
+        return -math.inf, FIRST
     if wanted in _AT_ONCE:
         return -math.inf, URGENT
     return cell.sent_at + GAP_S, CHANGE
@@ -134,7 +139,6 @@ def accept(cell: Cell, status: Status, place: Place, *, wall: float, due_at: flo
     cell.due_at = min(cell.due_at, due_at)
     cell.refused = cell.refusals = 0
     unpark(cell)
-    recover(cell)
 
 
 def doubt(cell: Cell) -> None:
@@ -189,7 +193,6 @@ def resend(cell: Cell, now: float) -> None:
     """Send the cell now, whatever is confirmed and whatever it was parked for."""
     unpark(cell)
     cell.version += 1
-    cell.sent_at = -math.inf
     cell.due_at = now
 
 

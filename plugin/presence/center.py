@@ -52,9 +52,8 @@ class Center:
 
     def ask(self, agent: Agent) -> None:
         """Log the agent in as soon as that is possible; its session stays in use until there is a new one."""
-        if not agent.wants_session:
-            agent.wants_session = True
-            self.lane.put(agent)
+        agent.wants_session = True
+        self.lane.put(agent)
 
     def drop(self, agent: Agent) -> None:
         """Log the agent in anew, because its key or the center changed; its session and a login under way are void."""
@@ -101,8 +100,7 @@ class Center:
                 self._answered(now)
                 self._refuse(agent, "unauthorised")
             case Rejected(reason=reason):
-                if isinstance(result, Answer):
-                    self._answered(now)
+                self._answered(now)
                 self._refuse(agent, reason)
             case Deferred(wait_s=wait_s):
                 self.lane.gate = self.lane.gate.deferred(now, wait_s)

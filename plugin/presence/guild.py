@@ -109,7 +109,7 @@ class Guild:
         agent = self._around.agents.get(cell.agent_id)
         if agent is None or agent.cells.get(self.guild_id) is not cell:
             return math.inf
-        if agent.wants_session:
+        if agent.wants_session and not cell.over(now):
             session = agent.session_at(now)
             if session is None or session.serial == cell.refused:
                 return cell.forget_at
@@ -136,7 +136,6 @@ class Guild:
             self._stand_aside(cell, agent, session, now)
             return
         self._around.troubles.end(UNSEATED, where=self.guild_id, who=cell.agent_id)
-        step.move(cell, (user_id, seat.endpoint), now)
         await self._put(cell, session, seat, user_id)
 
     async def _put(self, cell: Cell, session: Session, seat: Seat, user_id: str) -> None:
@@ -235,7 +234,6 @@ class Guild:
             reason = NOT_IN_SESSION
         else:
             reason = NO_USER_ID if seat.problem is None else f"bad_endpoint: {seat.problem}"
-        cell.due_at = math.inf
         step.park(cell, now + self.refresh_in(), reason)
         self._around.troubles.add(UNSEATED, where=self.guild_id, who=cell.agent_id, reason=reason)
         if session.began_at + FRESH_S <= now:

@@ -10,7 +10,6 @@ from plugin.presence import cell as step
 from plugin.presence.agent import Agent
 from plugin.presence.cell import Cell
 from plugin.presence.guild import Guild, Surroundings
-from plugin.presence.state import Reading
 
 Standing = Literal["ready", "disabled", "no_identity"]
 
@@ -74,7 +73,6 @@ class Roster:
             if agent.active:
                 self._around.center.hurry(agent)
             else:
-                agent.shown, agent.reading = None, Reading()
                 self._retire(agent, agent.cells)
                 self._discard_if_over(agent)
 

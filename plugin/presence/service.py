@@ -182,8 +182,6 @@ class Presence:
         self._leaving = True
         for task in self._sources:
             task.cancel()
-        for guild, cell in self._roster.pairs():
-            guild.lane.drop(cell)
         offline = self._config.presence.offline_at_exit
         ticket = self._retire_all() if offline and self._group is not None else self._let_end()
         self._tickets.append(ticket)
@@ -236,14 +234,13 @@ class Presence:
             guild.lane.hurry()
 
     def _retire_all(self) -> Ticket:
-        pairs = sorted(self._roster.pairs(), key=lambda pair: _urgency(pair[1]))
         now = self._clock.monotonic()
-        for _, cell in pairs:
+        shown: dict[Cell, int] = {}
+        for guild, cell in self._roster.pairs():
             step.retire(cell, now)
-        shown = {cell: cell.version for _, cell in pairs if cell.may_show or cell.in_flight}
-        for guild, cell in pairs:
+            if cell.may_show or cell.in_flight:
+                shown[cell] = cell.version
             guild.lane.put(cell)
-        self._roster.apply({})
         self._hurry(list(self._roster.agents), list(self._roster.guilds.values()))
         return Ticket(shown, passing=frozenset({Verdict.AGAIN, Verdict.FAILED}))
 
@@ -307,8 +304,3 @@ class Presence:
                 "skipped": self._watch.skipped,
             }
             _log.info("presence sent", extra={"fields": fields})
-
-
-def _urgency(cell: Cell) -> bool:
-    """Sort those first whose status keeps messages away, or calls for them."""
-    return (cell.confirmed or cell.sent) not in {Status.BUSY, Status.ON_CALL}

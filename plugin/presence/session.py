@@ -83,7 +83,7 @@ def parse(body: bytes, *, serial: int, at: Moment, check: Callable[[str], str]) 
     seats: dict[str, Seat] = {}
     for raw in answer.guilds[:MAX_GUILDS]:
         entry = _entry(raw)
-        if entry is not None and entry.node_id not in seats:
+        if entry is not None:
             seats[sys.intern(entry.node_id)] = _seat(entry, check)
     return Session(
         serial=serial,

@@ -1,8 +1,10 @@
 """Logins: when there is one, what a refused one does, and a center in trouble."""
 
+import asyncio
 import itertools
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from plugin.config import Identity
 from plugin.presence.fabric import LOGINS
 from plugin.presence.status import AgentStatus
+from plugin.secret import Secret
 from tests.support.guilds import CENTER, Reply, Setting, configured, known, running
 
 ONE = [("ada", "g1")]
@@ -97,6 +100,14 @@ async def test_a_center_in_trouble_is_tried_ever_less_often_until_it_is_back(fau
         setting.bench.always.clear()
         await setting.after(125)
         assert len(setting.bench.rows) == 10
+        # The next outage is one for all of them again.
+        for number in range(10):
+            setting.bench.revoke(f"a{number}")
+            setting.push(f"a{number}", "busy")
+        setting.bench.always[CENTER] = fault
+        logins = len(setting.bench.logins)
+        await setting.after(600)
+        assert 15 <= len(setting.bench.logins) - logins <= 80
 
 
 async def test_the_center_decides_how_long_it_is_left_alone() -> None:
@@ -129,12 +140,12 @@ async def test_one_agent_whose_login_always_fails_does_not_hold_up_the_others() 
         setting.push("bob", "busy")
         await setting.after(61)
         assert setting.bench.shown("bob", "g1") == "busy"
-        for turn in range(20):
+        for turn in range(10):
+            await setting.after(300)
             setting.bench.revoke("bob")
-            setting.push("bob", "offline" if turn % 2 else "busy")
+            setting.push("bob", "busy" if turn % 2 else "offline")
             await setting.after(1)
-            assert setting.bench.shown("bob", "g1") == ("offline" if turn % 2 else "busy")
-            await setting.after(20)
+            assert setting.bench.shown("bob", "g1") == ("busy" if turn % 2 else "offline")
 
 
 async def test_an_agent_without_a_key_is_parked_until_there_is_one(tmp_path: Path) -> None:
@@ -147,6 +158,72 @@ async def test_an_agent_without_a_key_is_parked_until_there_is_one(tmp_path: Pat
         file.write_text("from-a-file\n")
         await setting.after(7)
         assert setting.bench.keys == ["from-a-file"]
+        assert setting.bench.shown("ada", "g1") == "idle"
+
+
+async def test_a_refused_key_is_read_again_whatever_its_file_looks_like(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("key-1")
+    stamp = file.stat().st_mtime_ns
+    setting = Setting(configured(ONE, identities=[Identity(agent_id="ada", api_key_file=str(file))], interval_s=1000))
+    setting.bench.always[CENTER] = Reply(status=401)
+    async with running(setting):
+        with file.open("r+") as opened:
+            opened.write("key-2")
+        os.utime(file, ns=(stamp, stamp))
+        await setting.after(1.3)
+        assert setting.bench.keys == ["key-1", "key-2"]
+        # A new configuration tries at once, even if nothing else changed.
+        await setting.after(200)
+        with file.open("r+") as opened:
+            opened.write("key-3")
+        os.utime(file, ns=(stamp, stamp))
+        setting.bench.always.clear()
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(0.1)
+        assert setting.bench.keys[-1] == "key-3"
+        assert setting.bench.shown("ada", "g1") == "idle"
+        # After a success the next refusal waits a second again.
+        setting.bench.revoke("ada")
+        setting.bench.replies[CENTER].append(Reply(status=401))
+        setting.push("ada", "busy")
+        await setting.after(1.4)
+        assert setting.bench.shown("ada", "g1") == "busy"
+
+
+async def test_another_key_starts_anew_and_the_old_keys_session_is_used_no_more() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.always[CENTER] = Reply(status=401)
+        setting.bench.revoke("ada")
+        setting.push("ada", "busy")
+        await setting.after(200)
+        logins = len(setting.bench.logins)
+        await setting.presence.reconfigure(
+            configured(ONE, identities=[Identity(agent_id="ada", api_key=Secret("new"))], refresh_s=DAY)
+        )
+        await setting.after(1.3)
+        assert setting.bench.keys[logins:] == ["new", "new"]
+        assert setting.bench.statuses("ada") == ["idle", "busy"]
+
+
+async def test_an_agent_that_is_forgotten_logs_in_no_more() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    setting.bench.always[CENTER] = Reply(status=401)
+    async with running(setting):
+        await setting.after(10)
+        logins = len(setting.bench.logins)
+        await setting.presence.reconfigure(configured([]))
+        await setting.after(600)
+        assert len(setting.bench.logins) == logins
+
+
+async def test_a_login_that_was_cut_off_is_made_again_when_presence_runs_again() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    setting.bench.replies[CENTER].append(Reply(until=asyncio.Event()))
+    async with running(setting):
+        assert len(setting.bench.logins) == 1
+    async with running(setting):
         assert setting.bench.shown("ada", "g1") == "idle"
 
 

@@ -212,6 +212,37 @@ async def test_a_second_401_parks_the_agent_at_that_guild_for_growing_times_and_
         assert setting.bench.shown("ada", "g1") == "busy"
 
 
+async def test_a_new_configuration_tries_a_refused_token_at_once_and_a_success_makes_the_next_wait_short() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=401)
+        setting.push("ada", "busy")
+        await setting.after(100)
+        setting.bench.always.clear()
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(0.1)
+        assert setting.bench.shown("ada", "g1") == "busy"
+        setting.bench.always["g1"] = Reply(status=401)
+        setting.push("ada", "offline")
+        await setting.after(0.1)
+        setting.bench.always.clear()
+        await setting.after(1.3)
+        assert setting.bench.shown("ada", "g1") == "offline"
+
+
+async def test_a_refusal_of_another_kind_ends_the_count_of_refused_tokens() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].extend([Reply(status=401), Reply(status=404), Reply(status=401)])
+        setting.push("ada", "busy")
+        await setting.after(1)
+        assert cell(setting).reason == "http_404"
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(0.1)
+        assert setting.bench.shown("ada", "g1") == "busy"
+        assert len(setting.bench.logins) == 3
+
+
 async def test_two_guilds_that_refuse_every_token_do_not_drive_each_other_round() -> None:
     setting = Setting(configured(TWO, refresh_s=DAY))
     async with running(setting):
@@ -321,6 +352,31 @@ async def test_after_an_outage_every_cell_is_unknown_and_sent_again_within_ten_s
         at = [at - back for at in times(setting) if at > back]
         assert len(at) == 39
         assert max(at) - min(at) > SPREAD_S / 2
+
+
+async def test_a_guild_that_goes_away_again_right_after_an_outage_is_away_for_every_cell() -> None:
+    setting = Setting(configured([("ada", "g1"), ("bob", "g1")], refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=None, cause="refused")
+        setting.push("ada", "busy")
+        setting.push("bob", "busy")
+        await setting.after(60)
+        setting.bench.replies["g1"].append(Reply())
+        while setting.bench.replies["g1"]:
+            await setting.clock.advance(0.1)
+        await setting.after(60)
+        assert gate(setting).state == "waiting"
+
+
+async def test_a_guild_behind_an_open_breaker_is_waiting_also_while_it_is_probed() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=None, cause="timeout", delay_s=10)
+        setting.push("ada", "busy")
+        await setting.after(60)
+        for _ in range(100):
+            await setting.after(1)
+            assert gate(setting).state == "waiting"
 
 
 async def test_one_cell_that_always_fails_costs_the_others_nothing() -> None:

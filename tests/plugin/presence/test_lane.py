@@ -118,6 +118,17 @@ async def test_a_gate_that_waits_holds_everything_back_until_its_time() -> None:
         assert works.done == ["a"]
 
 
+async def test_as_many_as_may_be_are_worked_on_once_a_gate_opens() -> None:
+    works = Works(most=3)
+    works.open.clear()
+    async with running(works):
+        works.lane.gate = works.lane.gate.deferred(works.clock.monotonic(), 30.0)
+        for number in range(5):
+            works.lane.put(Job(str(number)))
+        await works.clock.advance(31)
+        assert works.lane.in_flight == 3
+
+
 async def test_hurry_opens_a_gate_that_waits_by_itself() -> None:
     async with running(Works()) as works:
         now = works.clock.monotonic()

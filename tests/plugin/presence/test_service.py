@@ -131,11 +131,22 @@ async def test_refresh_answers_within_five_seconds_whatever_hangs() -> None:
 async def test_a_put_in_flight_when_refresh_is_asked_for_does_not_count() -> None:
     setting = Setting(configured(ONE, refresh_s=DAY))
     async with running(setting):
-        setting.bench.replies["g1"].append(Reply(delay_s=2))
+        setting.bench.replies["g1"].extend([Reply(delay_s=2), Reply(delay_s=7)])
         setting.push("ada", "busy")
         await setting.after(1)
-        assert await refreshed(setting) == RefreshResult(sent=1, failed=0, pending=0)
+        assert await refreshed(setting) == RefreshResult(sent=0, failed=0, pending=1)
         assert setting.bench.statuses("ada") == ["idle", "busy", "busy"]
+        await setting.after(100)
+        assert setting.bench.statuses("ada") == ["idle", "busy", "busy"]
+
+
+async def test_refresh_counts_neither_who_was_not_read_yet_nor_who_is_leaving() -> None:
+    setting = Setting(configured([*TWO, ("bob", "g1")], refresh_s=DAY), states={"ada": "idle"})
+    async with running(setting):
+        setting.bench.always["g2"] = Reply(status=500)
+        await setting.presence.reconfigure(configured([*ONE, ("bob", "g1")], refresh_s=DAY))
+        await setting.after(1)
+        assert await refreshed(setting) == RefreshResult(sent=1, failed=0, pending=0)
 
 
 async def test_refresh_tries_what_is_parked_and_what_waits_for_reasons_of_our_own() -> None:
@@ -223,6 +234,50 @@ async def test_a_removed_target_that_cannot_be_told_is_forgotten_after_five_minu
         tries = len(setting.bench.puts)
         await setting.after(300)
         assert len(setting.bench.puts) == tries
+
+
+async def test_the_five_minutes_count_from_the_removal_and_a_parked_target_is_tried_once_more() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g2"] = Reply(status=404)
+        setting.push("ada", "offline")
+        await setting.after(10)
+        tries = len(setting.bench.puts)
+        await setting.presence.reconfigure(configured(ONE, refresh_s=DAY))
+        await setting.after(200)
+        assert len(setting.bench.puts) == tries + 1
+        await setting.presence.reconfigure(configured(ONE, refresh_s=DAY))
+        await setting.after(101)
+        assert len(setting.presence.status().guilds) == 1
+
+
+async def test_a_target_that_was_removed_shows_nothing_but_offline_whatever_its_agent_does() -> None:
+    setting = Setting(configured(TWO, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g2"] = Reply(status=500)
+        await setting.presence.reconfigure(configured(ONE, refresh_s=DAY))
+        setting.push("ada", "busy")
+        await setting.after(1)
+        setting.bench.always.clear()
+        await setting.after(60)
+        assert setting.bench.shown("ada", "g1") == "busy"
+        assert setting.bench.shown("ada", "g2") == "offline"
+
+
+async def test_agents_and_guilds_that_come_and_go_leave_nothing_behind() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        tasks = len(asyncio.all_tasks())
+        for number in range(20):
+            setting.bench.join(f"b{number}", f"h{number}")
+            setting.host.states[f"b{number}"] = "idle"
+            await setting.presence.reconfigure(configured([*ONE, (f"b{number}", f"h{number}")], refresh_s=DAY))
+            await setting.after(1)
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(1)
+        assert len(asyncio.all_tasks()) == tasks
+        assert len(setting.presence._roster.agents) == 1  # pyright: ignore[reportPrivateUsage] - what must not grow
+        assert len(setting.bench.dropped) == 20
 
 
 async def test_a_removed_target_that_is_refused_is_forgotten_after_five_minutes_too() -> None:
@@ -369,6 +424,43 @@ async def test_run_ends_when_presence_has_left() -> None:
     assert await setting.presence.leave(1.5) == LeaveReport(sent=0, missed=0)
 
 
+async def test_what_was_queued_before_leaving_does_not_go_first() -> None:
+    states = {"ada": "idle", "bob": "busy", "cyd": "idle"}
+    config = configured([(name, "g1") for name in states], refresh_s=DAY, concurrency_per_guild=1)
+    setting = Setting(config, states=states)
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(delay_s=1))
+        setting.push("cyd", "busy")
+        await setting.after(0.1)
+        setting.push("ada", "offline")
+        await setting.after(0.1)
+        sent = len(setting.bench.puts)
+        assert await setting.leave(1.5) == (3, 0)
+        assert [put.user_id for put in setting.bench.puts[sent:]] == ["user-bob", "user-cyd", "user-ada"]
+
+
+async def test_an_agent_that_was_just_coming_online_is_shown_offline_too() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY), states={"ada": "offline"})
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(delay_s=0.5))
+        setting.push("ada", "busy")
+        await setting.after(0.1)
+        assert await setting.leave(1.5) == (1, 0)
+        assert setting.bench.shown("ada", "g1") == "offline"
+
+
+async def test_a_configuration_that_comes_while_leaving_is_too_late() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(delay_s=0.5))
+        leaving = asyncio.create_task(setting.presence.leave(1.5))
+        await setting.after(0.1)
+        await setting.presence.reconfigure(setting.config)
+        await setting.after(1.5)
+        assert await leaving == LeaveReport(sent=1, missed=0)
+        assert setting.bench.statuses("ada") == ["idle", "offline"]
+
+
 async def test_leaving_lets_what_is_in_flight_end_and_drops_what_is_queued() -> None:
     setting = Setting(configured([("ada", "g1"), ("bob", "g1")], refresh_s=DAY, concurrency_per_guild=1))
     async with running(setting):
@@ -430,6 +522,8 @@ async def test_for_a_hot_restart_nothing_is_sent_and_what_is_in_flight_ends() ->
     async with running(setting):
         setting.bench.replies["g1"].append(Reply(delay_s=1))
         setting.push("ada", "busy")
+        await setting.after(0.1)
+        setting.push("ada", "offline")
         await setting.after(0.1)
         assert await setting.leave(1.5, within_s=1) == (0, 0)
         assert setting.bench.shown("ada", "g1") == "busy"
