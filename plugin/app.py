@@ -79,7 +79,7 @@ class App:
             stream,
             self.table,
             framing=framing,
-            limits=self._limits(),
+            limits=_limits(self._config_or_default()),
             translate=actions.to_rpc_error,
             on_first_message=self._first_message,
         )
@@ -194,15 +194,6 @@ class App:
     def _config_or_default(self) -> Config:
         return self._config if isinstance(self._config, Config) else Config()
 
-    def _limits(self) -> Limits:
-        limits = self._config_or_default().limits
-        return Limits(
-            max_message_bytes=limits.max_message_bytes,
-            handlers=limits.handlers,
-            waiting=limits.waiting,
-            waiting_bytes=limits.waiting_bytes,
-        )
-
     def _set_log_level(self) -> None:
         logging.getLogger().setLevel(LEVELS[self._config_or_default().log.level])
 
@@ -214,6 +205,8 @@ class App:
             if self._services is not None:
                 sources.check_change(old, new)
                 await self._services.reconfigure(new)
+            else:
+                self._peer.limit(_limits(new))
             self._config, self._host_config = new, host
         self._host.reconfigure(new.host)
         self._set_log_level()
@@ -294,3 +287,12 @@ class App:
         presence = (await self._started()).presence
         for agent_id, state in params.changes():
             presence.state_changed(agent_id, state)
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_message_bytes=config.limits.max_message_bytes,
+        handlers=config.limits.handlers,
+        waiting=config.limits.waiting,
+        waiting_bytes=config.limits.waiting_bytes,
+    )

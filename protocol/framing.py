@@ -71,6 +71,12 @@ class Decoder:
             self._cutter = self._begin(data)
         return self._cutter.feed(data)
 
+    def limit(self, max_message_bytes: int) -> None:
+        """Allow messages of at most so many bytes, from the next one on."""
+        self._max_bytes = max_message_bytes
+        if self._cutter is not None:
+            self._cutter.max_bytes = max_message_bytes
+
     def end(self) -> list[Frame]:
         """Say that the stream has ended and return what its last bytes were. Feed nothing after it."""
         return [] if self._cutter is None else self._cutter.end()
@@ -85,7 +91,7 @@ class _Lines:
     """NDJSON. A CR before the newline does not count against the limit; other blanks around a message do."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._line = bytearray()  # the line that is not complete
         self._skipping = False  # it is over the limit, and was reported
 
@@ -96,10 +102,10 @@ class _Lines:
             frames += self._complete(line)
         if not self._skipping:
             self._line += rest
-            if len(self._line) > self._max_bytes + len(b"\r"):
+            if len(self._line) > self.max_bytes + len(b"\r"):
                 self._line.clear()
                 self._skipping = True
-                frames.append(_too_large(self._max_bytes))
+                frames.append(_too_large(self.max_bytes))
         return frames
 
     def end(self) -> list[Frame]:
@@ -112,8 +118,8 @@ class _Lines:
         if self._line:
             line = bytes(self._line) + line
             self._line.clear()
-        if len(line) - line.endswith(b"\r") > self._max_bytes:
-            return [_too_large(self._max_bytes)]
+        if len(line) - line.endswith(b"\r") > self.max_bytes:
+            return [_too_large(self.max_bytes)]
         line = line.strip(_BLANK)
         return [line] if line else []
 
@@ -122,7 +128,7 @@ class _Blocks:
     """Content-Length: a block of header lines, a blank line, a body."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._line = bytearray()  # the header line that is not complete
         self._block_bytes = 0  # in the complete lines of the header block
         self._length: int | None = None  # what the header block says
@@ -209,9 +215,9 @@ class _Blocks:
         if length is None:
             return self._lose("its header block has no Content-Length")
         self._missing = length
-        if length > self._max_bytes:
+        if length > self.max_bytes:
             self._skipping = True
-            return [_too_large(self._max_bytes)]
+            return [_too_large(self.max_bytes)]
         return [] if length else self._complete_body()
 
     def _lose(self, reason: str) -> list[Frame]:

@@ -29,14 +29,18 @@ class Lanes(Generic[H]):
     """
 
     def __init__(self, *, handlers: int, waiting: int, waiting_bytes: int) -> None:
-        self._handlers = handlers
-        self._most_waiting = waiting
-        self._most_bytes = waiting_bytes
+        self.limit(handlers=handlers, waiting=waiting, waiting_bytes=waiting_bytes)
         self._waiting: deque[Work[H]] = deque()
         self._waiting_bytes = 0
         self._running: set[Work[H]] = set()
         self._urgent = 0
         self.due = 0  # how many have a place and have yet to take their first step
+
+    def limit(self, *, handlers: int, waiting: int, waiting_bytes: int) -> None:
+        """Bound what comes from now on; what has its place keeps it."""
+        self._handlers = handlers
+        self._most_waiting = waiting
+        self._most_bytes = waiting_bytes
 
     @property
     def crowded(self) -> bool:

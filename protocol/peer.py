@@ -222,6 +222,11 @@ class Peer:
         self._outlet.hold(payload)
         return True
 
+    def limit(self, limits: Limits) -> None:
+        """Put other bounds on what comes in from now on; that of what is unsent stays."""
+        self._decoder.limit(limits.max_message_bytes)
+        self._lanes.limit(handlers=limits.handlers, waiting=limits.waiting, waiting_bytes=limits.waiting_bytes)
+
     def stop_intake(self) -> None:
         """From now on answer -32000 to requests and drop notifications, other than those of urgent methods."""
         self._intake.stop()
