@@ -167,6 +167,12 @@ def test_a_header_is_found_after_a_long_body_of_unknown_length(size: int) -> Non
     assert frames(data, size) == ["bad_header", b"[1]"]
 
 
+@pytest.mark.parametrize("size", [1, 300, 20_000])
+def test_a_header_is_looked_for_at_the_end_of_a_line_only(size: int) -> None:
+    data = b"Content-Length: x\r\n\r\n" + b"y" * MAX_HEADER_BYTES + b"Content-Length: 2" + b" " * 300 + b"\r\n\r\n{}"
+    assert frames(data + block(b"[1]"), size) == ["bad_header", b"[1]"]
+
+
 def test_a_header_block_of_8_kib_is_read() -> None:
     length = b"Content-Length: 2\r\n"
     filler = b"X: " + b"y" * (MAX_HEADER_BYTES - len(length) - 5) + b"\r\n"

@@ -5,7 +5,7 @@ import pty
 import selectors
 import socket
 import tty
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -182,6 +182,30 @@ async def test_a_close_waits_for_the_reader_and_gives_up_when_it_is_cancelled(pa
     assert 0 < len(await read_all(right)) < MIB
 
 
+@on_descriptors
+async def test_a_close_that_is_cancelled_ends_the_write_that_waits(pair: Pair) -> None:
+    left, _ = pair
+    _, waiting = await fill(left, b"x" * KIB_64)
+    closing = asyncio.create_task(left.close())
+    await settle()
+    closing.cancel()
+    with pytest.raises(StreamClosed):
+        await waiting
+
+
+@pytest.mark.parametrize("opener", [pipes, sockets])
+async def test_the_numbers_of_descriptors_let_go_can_be_used_again(opener: Callable[[], Awaitable[Pair]]) -> None:
+    for _ in range(3):
+        left, right = await opener()
+        reading = asyncio.create_task(left.read())
+        await fill(left, b"x" * KIB_64)
+        closing = asyncio.create_task(left.close())
+        await settle()
+        closing.cancel()
+        await asyncio.wait([closing, reading])
+        await right.close()
+
+
 async def test_a_close_ends_the_read_that_waits(pair: Pair) -> None:
     left, _ = pair
     reading = asyncio.create_task(left.read())
@@ -261,6 +285,15 @@ async def test_a_regular_file_is_read_to_its_end_and_another_is_written(tmp_path
     assert target.read_bytes() == data
 
 
+async def test_what_is_written_while_a_file_is_busy_follows(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    stream = await open_fds(os.open(os.devnull, os.O_RDONLY), os.open(target, os.O_WRONLY | os.O_CREAT))
+    for number in range(10):
+        await stream.write(b"%d" % number * 20_000)
+    await stream.close()
+    assert target.read_bytes() == b"".join(b"%d" % number * 20_000 for number in range(10))
+
+
 async def test_a_file_is_let_go_only_when_its_read_has_come_back(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.write_bytes(b"x" * MIB)
@@ -270,7 +303,7 @@ async def test_a_file_is_let_go_only_when_its_read_has_come_back(tmp_path: Path)
     await asyncio.sleep(0)
     await stream.close()
     assert await reading == b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(15):
         while is_open(fd):
             await settle()
 
@@ -300,36 +333,15 @@ async def test_a_disk_that_is_full_closes_the_stream() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize("blocking", [True, False])
-async def test_a_terminal_is_read_and_written(*, blocking: bool) -> None:
+@contextlib.contextmanager
+def terminal() -> Generator[tuple[int, int], None, None]:
+    """Yield the far and the near side of a terminal; the near side is for a stream to own."""
     master, slave = pty.openpty()
     tty.setraw(slave)
-    os.set_blocking(slave, blocking)
-    stream = await open_fds(slave, slave)
-    os.write(master, b'{"a":1}\n')
-    async with asyncio.timeout(20):
-        assert await stream.read() == b'{"a":1}\n'
-        await stream.write(b"x" * MIB)
-        reading = asyncio.create_task(asyncio.to_thread(drain, master))
-        await stream.close()
-        assert await reading == MIB
-    os.close(master)
-
-
-async def test_a_terminal_that_stands_still_does_not_keep_a_close_waiting() -> None:
-    master, slave = pty.openpty()
-    tty.setraw(slave)
-    stream = await open_fds(slave, slave)
-    await stream.write(b"x" * MIB)
-    closing = asyncio.create_task(stream.close())
-    await settle()
-    assert not closing.done()
-    closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
-    async with asyncio.timeout(20):
-        assert await asyncio.to_thread(drain, master) == MIB  # the thread that writes lets go of the terminal
-    os.close(master)
+    try:
+        yield master, slave
+    finally:
+        os.close(master)  # hangs up: no thread stays in a write
 
 
 def drain(master: int) -> int:
@@ -339,6 +351,46 @@ def drain(master: int) -> int:
         while data := os.read(master, KIB_64):
             count += len(data)
     return count
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_a_terminal_is_read_and_written(*, blocking: bool) -> None:
+    with terminal() as (master, slave):
+        os.set_blocking(slave, blocking)
+        stream = await open_fds(slave, slave)
+        os.write(master, b'{"a":1}\n')
+        async with asyncio.timeout(15):
+            assert await stream.read() == b'{"a":1}\n'
+            await stream.write(b"x" * MIB)
+            reading = asyncio.create_task(asyncio.to_thread(drain, master))
+            await stream.close()
+            assert await reading == MIB
+
+
+async def test_a_terminal_that_stands_still_does_not_keep_a_close_waiting() -> None:
+    with terminal() as (master, slave):
+        write_fd = os.dup(slave)
+        stream = await open_fds(slave, write_fd)
+        await stream.write(b"x" * MIB)
+        closing = asyncio.create_task(stream.close())
+        await settle()
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert is_open(write_fd)  # as long as the thread writes
+        async with asyncio.timeout(15):
+            assert await asyncio.to_thread(drain, master) == MIB
+
+
+async def test_a_terminal_where_nobody_types_is_let_go_at_once() -> None:
+    with terminal() as (_, slave):
+        stream = await open_fds(slave, slave)
+        reading = asyncio.create_task(stream.read())
+        await settle()
+        await stream.close()
+        assert await reading == b""
+        assert not is_open(slave)
 
 
 async def test_a_descriptor_that_is_not_open_is_refused() -> None:
