@@ -295,6 +295,10 @@ def test_a_smaller_limit_is_never_forgotten_for_a_larger_one() -> None:
     assert decision.gate.max_bytes == 3_000
 
 
+def test_the_learned_limit_is_never_absurdly_small() -> None:
+    assert outcome_of(answer(413), batch(2, body_bytes=10)).gate.max_bytes == 1024
+
+
 def test_a_single_record_too_large_is_a_dead_letter_and_teaches_nothing() -> None:
     decision = outcome_of(answer(413, b"too large"), batch(1), Gate(max_bytes=9_000))
     assert isinstance(decision.change, Dead)
