@@ -19,6 +19,9 @@ def run(options: argparse.Namespace, _wire: Wire | None) -> int:
 
 def act(options: argparse.Namespace, *, root: Path, table: MethodTable) -> int:
     """Do what the options ask for with the files below `root`."""
+    if (options.write or options.check) and not (root / "README.md").is_file():
+        sys.stderr.write(f"agentic-sync: {root} is no checkout: the files to write or check are in the sources only\n")
+        return 1
     if options.write:
         write(root, table)
         return 0

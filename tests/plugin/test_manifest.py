@@ -241,3 +241,12 @@ def test_a_launched_plugin_answers_as_its_manifest_says(built: dict[str, Any], t
         names = [param["name"] for param in described[action["name"]]["params"]]
         assert names == list(action["params_schema"]["properties"])
         assert described[action["name"]].get("x-aliases", []) == action["aliases"]
+
+
+def test_an_installed_package_has_no_files_to_write_or_check(
+    tmp_path: Path, methods: MethodTable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in (argparse.Namespace(write=True, check=False), argparse.Namespace(write=False, check=True)):
+        assert act(options, root=tmp_path, table=methods) == 1
+        assert str(tmp_path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
