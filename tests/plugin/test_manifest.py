@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import re
