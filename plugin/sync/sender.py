@@ -243,12 +243,13 @@ class Sender:
     def _landed(self, lane: _Lane, agent_id: str) -> None:
         del self._flights[agent_id]
         self._probed(lane, agent_id)
+        self._wake.set()
+        self._notify()
 
     def _probed(self, lane: _Lane, agent_id: str) -> None:
         if lane.prober == agent_id:
             lane.prober = None
-        self._wake.set()
-        self._notify()
+            self._wake.set()
 
     async def _fly(self, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret, *, probe: bool) -> None:
         platform, body = lane.platform, request_body(batch)
