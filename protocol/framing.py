@@ -72,7 +72,7 @@ class Decoder:
         return self._cutter.feed(data)
 
     def limit(self, max_message_bytes: int) -> None:
-        """Allow messages of at most so many bytes, from the next one on."""
+        """Allow messages of at most so many bytes from now on, also for a line that has begun."""
         self._max_bytes = max_message_bytes
         if self._cutter is not None:
             self._cutter.max_bytes = max_message_bytes

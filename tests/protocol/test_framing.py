@@ -127,6 +127,20 @@ def test_a_message_that_is_too_large_is_reported_before_it_ends() -> None:
         assert isinstance(error, FrameError)
 
 
+@pytest.mark.parametrize("framing", Framing)
+def test_the_limit_can_change_between_messages(framing: Framing) -> None:
+    decoder = Decoder(5)
+    decoder.limit(3)
+    message = encode(b'"1234"', framing)
+    kinds: list[bool] = []
+    for limit in (3, 6, 5, 7):
+        decoder.limit(limit)
+        (frame,) = decoder.feed(encode(b"[1]", framing))
+        assert frame == b"[1]"
+        kinds += [isinstance(frame, FrameError) for frame in decoder.feed(message)]
+    assert kinds == [True, False, True, False]
+
+
 BAD = {
     "no number": b"Content-Length: two\r\n\r\n",
     "empty": b"Content-Length:\r\n\r\n",
