@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+# What is signed always has the same length and is written at once: nobody ever reads half of it.
+SIGNED_BYTES = 128
+
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """What the lock file says: who has it, since when, and whether a database was ever made beside it."""
@@ -22,6 +25,11 @@ class Lock:
         self._path = path
         self._fd: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Return whether this is the owner."""
+        return self._fd is not None
+
     def take(self) -> bool:
         """Try to become the owner; raise OSError where the folder does not let a file be made."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -30,6 +38,9 @@ class Lock:
         except BlockingIOError:
             os.close(fd)
             return False
+        except OSError:
+            os.close(fd)
+            raise
         self._fd = fd
         return True
 
@@ -41,12 +52,12 @@ class Lock:
             return Owner()
 
     def sign(self, owner: Owner) -> None:
-        """Write who owns the folder; only the owner may."""
+        """Write who owns the folder, durably; only the owner may. OSError on a full disk."""
         if self._fd is None:
             raise RuntimeError("Only the owner signs the lock")
-        text = msgspec.json.encode(owner)
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))
+        os.pwrite(self._fd, msgspec.json.encode(owner).ljust(SIGNED_BYTES), 0)
+        os.ftruncate(self._fd, SIGNED_BYTES)
+        os.fsync(self._fd)
 
     def release(self) -> None:
         """Let go; the file stays, since removing it would let two owners in."""
