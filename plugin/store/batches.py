@@ -8,7 +8,7 @@ from typing import assert_never
 
 import msgspec
 
-from plugin.store import ledger, outbox
+from plugin.store import ledger
 from plugin.store.cache import add_history, touch
 from plugin.store.interface import (
     Acknowledged,
@@ -22,20 +22,47 @@ from plugin.store.interface import (
 )
 
 ENOUGH_FAILURES = 3
+LONGEST_WAIT_MS = 310_000
 DAMAGED = "the stored body is damaged: its checksum does not match"
+
+_MEMBER = (
+    "SELECT outbox.row, agent, record, fingerprint, fleet_node, body, sha256"
+    " FROM outbox LEFT JOIN body ON body.row = outbox.row"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
     row: int
+    agent: str
     record: str
     fingerprint: str
     fleet_node: int | None
-    size: int
+    body: bytes | None
+    sha256: bytes | None
+
+    def whole_body(self) -> bytes | None:
+        """Return the body if it is what was stored."""
+        if self.body is None or hashlib.sha256(self.body).digest() != self.sha256:
+            return None
+        return self.body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """A batch without its members; `id` is 0 while it is not recorded, which one set apart never is."""
+
+    id: int = 0
     agent: str
+    key: str
+    failures: int = 0
+    passes_at_failure: int = 0
+    suspect: bool = False
+    apart: bool = False
 
-
-_MEMBER = "SELECT row, record, fingerprint, fleet_node, size, agent FROM outbox"
+    @property
+    def failing(self) -> bool:
+        return self.failures >= (1 if self.suspect else ENOUGH_FAILURES)
 
 
 def claim(
@@ -43,165 +70,170 @@ def claim(
 ) -> Batch | None:
     """Return the next batch to send; see `Store.claim` for the order."""
     while True:
-        batch, damaged = _next(db, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
-        if not damaged:
-            return batch
-        for row in damaged:
-            _bury(db, row, Dead(reason=DAMAGED, status=None, answer=""))
+        found = _next(db, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+        if found is None:
+            return None
+        head, members = found
+        bodies = {member.row: body for member in members if (body := member.whole_body()) is not None}
+        if len(bodies) == len(members) and head.key == _key(head.agent, members):
+            number = head.id if head.id or head.apart else _write(db, head, members)
+            return Batch(
+                id=number,
+                agent_id=head.agent,
+                key=head.key,
+                bodies=tuple(bodies.values()),
+                record_ids=tuple(member.record for member in members),
+                rows=tuple(bodies),
+                failures=head.failures,
+                passes_at_failure=head.passes_at_failure,
+                suspect=head.suspect,
+                apart=head.apart,
+                fleet_node_id=members[0].fleet_node,
+            )
+        # It cannot go out as it did: what is left of it becomes another batch, under another key.
+        _dissolve(db, head.id)
+        for member in members:
+            if member.row not in bodies:
+                _bury(db, member.row, Dead(reason=DAMAGED, status=None, answer=""))
 
 
 def _next(
     db: sqlite3.Connection, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
-) -> tuple[Batch | None, list[int]]:
+) -> tuple[_Head, list[_Member]] | None:
     formed = _formed(db, busy)
-    for number, failing in formed:
-        if not failing:
-            return _load(db, number)
+    for head in formed:
+        if not head.failing:
+            return head, _members(db, head.id)
     members = _form(db, busy, max_records=max_records, max_bytes=max_bytes)
-    if members is not None:
-        agent, rows = members
-        _, damaged = _bodies(db, rows)
-        # A batch gets its key only once all of its bodies are known to be whole.
-        return (None, damaged) if damaged else _load(db, _write(db, agent, rows))
-    for number, _ in formed:
-        return _load(db, number)
+    if members:
+        agent = members[0].agent
+        return _Head(agent=agent, key=_key(agent, members)), members
+    for head in formed:
+        return head, _members(db, head.id)
     return _apart(db, busy, now_ms)
 
 
-def _formed(db: sqlite3.Connection, busy: Collection[str]) -> list[tuple[int, bool]]:
-    """Return the batches that are not in flight, oldest first, and whether each one fails time and again."""
-    found = db.execute("SELECT id, agent, failures, suspect FROM batch ORDER BY first_row")
+def _formed(db: sqlite3.Connection, busy: Collection[str]) -> list[_Head]:
+    """Return the batches that are not in flight, oldest first."""
+    found = db.execute("SELECT id, agent, key, failures, passes_at_failure, suspect FROM batch ORDER BY first_row")
     return [
-        (number, failures >= (1 if suspect else ENOUGH_FAILURES))
-        for number, agent, failures, suspect in found
+        _Head(id=number, agent=agent, key=key, failures=failures, passes_at_failure=passes, suspect=bool(suspect))
+        for number, agent, key, failures, passes, suspect in found
         if agent not in busy
     ]
-
-
-def _form(
-    db: sqlite3.Connection, busy: Collection[str], *, max_records: int, max_bytes: int
-) -> tuple[str, list[_Member]] | None:
-    """Pick the agent whose next row is the oldest, and as many of its rows as fit and belong to one fleet node."""
-    first = [
-        (row, agent)
-        for agent in outbox.agents_with(db, "waiting")
-        if agent not in busy
-        for (row,) in db.execute(
-            "SELECT min(row) FROM outbox WHERE agent = ? AND state = 'waiting' AND batch IS NULL", (agent,)
-        )
-        if row is not None
-    ]
-    if not first:
-        return None
-    agent = min(first)[1]
-    found = db.execute(
-        f"{_MEMBER} WHERE agent = ? AND state = 'waiting' AND batch IS NULL ORDER BY row LIMIT ?", (agent, max_records)
-    )
-    rows: list[_Member] = []
-    size = 0
-    for member in (_Member(*values) for values in found):
-        size += member.size
-        if rows and (size > max_bytes or member.fleet_node != rows[0].fleet_node):
-            break
-        rows.append(member)
-    return agent, rows
-
-
-def _write(db: sqlite3.Connection, agent: str, rows: Sequence[_Member], *, suspect: bool = False) -> int:
-    number = db.execute(
-        "INSERT INTO batch (agent, key, first_row, suspect) VALUES (?, ?, ?, ?)",
-        (agent, _key(agent, rows), rows[0].row, suspect),
-    ).lastrowid
-    if number is None:
-        raise RuntimeError("A batch was written without a number")
-    db.executemany("UPDATE outbox SET batch = ? WHERE row = ?", [(number, member.row) for member in rows])
-    return number
-
-
-def _key(agent: str, rows: Sequence[_Member]) -> str:
-    """Hash who sends what: the same content under the same name is the same effect, and nothing else is."""
-    identity = [agent, sorted((member.record, member.fingerprint) for member in rows)]
-    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
-
-
-def _load(db: sqlite3.Connection, number: int) -> tuple[Batch | None, list[int]]:
-    agent, key, failures, passes, suspect = db.execute(
-        "SELECT agent, key, failures, passes_at_failure, suspect FROM batch WHERE id = ?", (number,)
-    ).fetchone()
-    rows = _members(db, number)
-    bodies, damaged = _bodies(db, rows)
-    if damaged:
-        _dissolve(db, number)
-        return None, damaged
-    return (
-        Batch(
-            id=number,
-            agent_id=agent,
-            key=key,
-            bodies=tuple(bodies),
-            record_ids=tuple(member.record for member in rows),
-            rows=tuple(member.row for member in rows),
-            failures=failures,
-            passes_at_failure=passes,
-            suspect=bool(suspect),
-            apart=False,
-            fleet_node_id=rows[0].fleet_node,
-        ),
-        [],
-    )
 
 
 def _members(db: sqlite3.Connection, number: int) -> list[_Member]:
-    return [_Member(*values) for values in db.execute(f"{_MEMBER} WHERE batch = ? ORDER BY row", (number,))]
+    return [_Member(*values) for values in db.execute(f"{_MEMBER} WHERE batch = ? ORDER BY outbox.row", (number,))]
 
 
-def _apart(db: sqlite3.Connection, busy: Collection[str], now_ms: int) -> tuple[Batch | None, list[int]]:
-    found = db.execute(f"{_MEMBER} WHERE state = 'apart' AND due_ms <= ? ORDER BY due_ms", (now_ms,))
-    for member in [_Member(*values) for values in found]:
-        if member.agent in busy:
-            continue
-        bodies, damaged = _bodies(db, [member])
-        if damaged:
-            return None, damaged
-        batch = Batch(
-            id=0,
-            agent_id=member.agent,
-            key=_key(member.agent, [member]),
-            bodies=tuple(bodies),
-            record_ids=(member.record,),
-            rows=(member.row,),
-            failures=ENOUGH_FAILURES,
-            passes_at_failure=0,
-            suspect=True,
-            apart=True,
-            fleet_node_id=member.fleet_node,
-        )
-        return batch, []
-    return None, []
+def _form(db: sqlite3.Connection, busy: Collection[str], *, max_records: int, max_bytes: int) -> list[_Member]:
+    """Pick the agent whose next row is the oldest, and as many of its rows as fit and belong to one fleet node."""
+    agent = _first_agent(db, busy)
+    found = db.execute(
+        f"{_MEMBER} WHERE agent = ? AND state = 'waiting' AND batch IS NULL ORDER BY outbox.row LIMIT ?",
+        (agent, max_records),
+    )
+    members: list[_Member] = []
+    size = 0
+    for member in (_Member(*values) for values in found):
+        size += len(member.body or b"")
+        if members and (size > max_bytes or member.fleet_node != members[0].fleet_node):
+            break
+        members.append(member)
+    return members
 
 
-def _bodies(db: sqlite3.Connection, rows: Sequence[_Member]) -> tuple[list[bytes], list[int]]:
-    """Return the bodies, and the rows whose body is gone or not what was stored."""
-    bodies: list[bytes] = []
-    damaged: list[int] = []
-    for member in rows:
-        found = db.execute("SELECT body, sha256 FROM body WHERE row = ?", (member.row,)).fetchone()
-        if found is None or hashlib.sha256(found[0]).digest() != found[1]:
-            damaged.append(member.row)
-        else:
-            bodies.append(found[0])
-    return bodies, damaged
+def _first_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
+    found = db.execute(
+        "SELECT agent, (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
+        " AND batch IS NULL ORDER BY row LIMIT 1) AS first FROM totals WHERE state = 'waiting'"
+    )
+    free = [(first, agent) for agent, first in found if first is not None and agent not in busy]
+    return min(free)[1] if free else None
+
+
+def _apart(db: sqlite3.Connection, busy: Collection[str], now_ms: int) -> tuple[_Head, list[_Member]] | None:
+    """Pick a row that was set apart and is due; one that is due too late was dated before the clock was put back."""
+    for condition, when_ms in (("due_ms <= ?", now_ms), ("due_ms > ?", now_ms + LONGEST_WAIT_MS)):
+        for values in db.execute(f"{_MEMBER} WHERE state = 'apart' AND {condition} ORDER BY due_ms", (when_ms,)):
+            member = _Member(*values)
+            if member.agent not in busy:
+                key = _key(member.agent, [member])
+                head = _Head(agent=member.agent, key=key, failures=ENOUGH_FAILURES, suspect=True, apart=True)
+                return head, [member]
+    return None
+
+
+def _write(db: sqlite3.Connection, head: _Head, members: Sequence[_Member]) -> int:
+    number = db.execute(
+        "INSERT INTO batch (agent, key, first_row, suspect) VALUES (?, ?, ?, ?)",
+        (head.agent, head.key, members[0].row, head.suspect),
+    ).lastrowid
+    if number is None:
+        raise RuntimeError("A batch was written without a number")
+    db.executemany("UPDATE outbox SET batch = ? WHERE row = ?", [(number, member.row) for member in members])
+    return number
+
+
+def _key(agent: str, members: Sequence[_Member]) -> str:
+    """Hash who sends what: the same content under the same name is the same effect, and nothing else is."""
+    identity = [agent, sorted((member.record, member.fingerprint) for member in members)]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
 def record(
     db: sqlite3.Connection, batch: Batch, change: BatchChange, *, platform: str, passes: int, now_ms: int
 ) -> None:
-    """Record what an answer did to a batch; a batch that is no more as it was sent stays as it is."""
-    if not _is_current(db, batch):
+    """Record what an answer did to a batch.
+
+    What was acknowledged leaves in any case; anything else is for a batch that is still as it was sent.
+    """
+    if isinstance(change, Acknowledged):
+        _acknowledge(db, batch, change, platform=platform, now_ms=now_ms)
+    elif _is_current(db, batch):
+        _change(db, batch, change, passes=passes)
+
+
+def _is_current(db: sqlite3.Connection, batch: Batch) -> bool:
+    if batch.apart:
+        where = (batch.rows[0], batch.record_ids[0])
+        found = db.execute("SELECT 1 FROM outbox WHERE row = ? AND record = ? AND state = 'apart'", where)
+    else:
+        found = db.execute("SELECT 1 FROM batch WHERE id = ? AND key = ?", (batch.id, batch.key))
+    return found.fetchone() is not None
+
+
+def _acknowledge(db: sqlite3.Connection, batch: Batch, change: Acknowledged, *, platform: str, now_ms: int) -> None:
+    delivered = 0
+    for row, name in zip(batch.rows, batch.record_ids, strict=True):
+        mark = db.execute(
+            "DELETE FROM outbox WHERE row = ? AND record = ? RETURNING record, fingerprint, core_fingerprint",
+            (row, name),
+        ).fetchone()
+        if mark is not None:
+            ledger.write(db, platform, *mark, now_ms=now_ms)
+            delivered += 1
+    if not delivered:
         return
+    if _is_current(db, batch):
+        _dissolve(db, batch.id)
+    touch(db, batch.agent_id, pushed_ms=now_ms)
+    add_history(
+        db,
+        HistoryEntry(
+            agent_id=batch.agent_id,
+            fleet_node_id=batch.fleet_node_id,
+            direction="push",
+            payload_bytes=change.payload_bytes,
+            items=delivered,
+            at_ms=now_ms,
+        ),
+    )
+
+
+def _change(db: sqlite3.Connection, batch: Batch, change: Failed | Split | Dead | SetApart, *, passes: int) -> None:
     match change:
-        case Acknowledged():
-            _acknowledge(db, batch, change, platform=platform, now_ms=now_ms)
         case Failed(counts=counts):
             if counts:
                 db.execute(
@@ -210,12 +242,13 @@ def record(
                     (passes, batch.id),
                 )
         case Split(suspect=suspect):
-            rows = _members(db, batch.id)
+            members = _members(db, batch.id)
             _dissolve(db, batch.id)
-            middle = (len(rows) + 1) // 2
-            for half in (rows[:middle], rows[middle:]):
+            middle = (len(members) + 1) // 2
+            for half in (members[:middle], members[middle:]):
                 if half:
-                    _write(db, batch.agent_id, half, suspect=suspect)
+                    agent = batch.agent_id
+                    _write(db, _Head(agent=agent, key=_key(agent, half), suspect=suspect), half)
         case Dead():
             _dissolve(db, batch.id)
             _bury(db, batch.rows[0], change)
@@ -227,35 +260,6 @@ def record(
             )
         case _:
             assert_never(change)
-
-
-def _is_current(db: sqlite3.Connection, batch: Batch) -> bool:
-    if batch.apart:
-        found = db.execute("SELECT 1 FROM outbox WHERE row = ? AND state = 'apart'", (batch.rows[0],))
-    else:
-        found = db.execute("SELECT 1 FROM batch WHERE id = ?", (batch.id,))
-    return found.fetchone() is not None
-
-
-def _acknowledge(db: sqlite3.Connection, batch: Batch, change: Acknowledged, *, platform: str, now_ms: int) -> None:
-    for row in batch.rows:
-        mark = db.execute(
-            "DELETE FROM outbox WHERE row = ? RETURNING record, fingerprint, core_fingerprint", (row,)
-        ).fetchone()
-        ledger.write(db, platform, *mark, now_ms=now_ms)
-    _dissolve(db, batch.id)
-    touch(db, batch.agent_id, pushed_ms=now_ms)
-    add_history(
-        db,
-        HistoryEntry(
-            agent_id=batch.agent_id,
-            fleet_node_id=batch.fleet_node_id,
-            direction="push",
-            payload_bytes=change.payload_bytes,
-            items=len(batch.rows),
-            at_ms=now_ms,
-        ),
-    )
 
 
 def _dissolve(db: sqlite3.Connection, number: int) -> None:

@@ -155,6 +155,12 @@ def import_core(db: sqlite3.Connection, state: CoreState, *, platform: str, agen
         replace_context(db, platform, agent, state.context, at_ms=now_ms if pulled_ms is None else pulled_ms)
     for entry in state.history:
         add_history(db, entry)
-    touch(db, agent, pushed_ms=state.times.last_push_ms, pulled_ms=pulled_ms)
+    known = times(db, agent)
+    touch(
+        db,
+        agent,
+        pushed_ms=state.times.last_push_ms if known.last_push_ms is None else None,
+        pulled_ms=pulled_ms if known.last_pull_ms is None else None,
+    )
     db.execute("INSERT INTO import VALUES (?, ?)", (mark, now_ms))
     return True

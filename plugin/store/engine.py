@@ -5,158 +5,236 @@ own savepoint, commits once, and only then lets the callers go on. It is the onl
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from enum import Enum, auto
+from typing import TypeVar
 
-from plugin.errors import StoreInUse, StoreUnavailable
-from plugin.store.interface import StoreHealth
+from plugin.errors import StoreUnavailable
+from plugin.store import file
+from plugin.store.interface import StoreHealth, StoreState
 from plugin.store.keeper import Keeper, Trouble
 
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 MOST_TOGETHER = 256
-IDLE_S = 3.0
-CONTESTED_S = 0.25
-OVERLAP_S = 2.0
+ATTEMPTS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation(Generic[T]):
-    work: Callable[[sqlite3.Connection], T]
-    writes: bool
-    future: asyncio.Future[T]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long the thread waits: without work before it tidies up, for another owner to end, between two looks."""
+
+    idle_s: float = 3.0
+    overlap_s: float = 2.0
+    overlap_look_s: float = 0.1
+    look_s: float = 1.0
+
+
+USUAL = Pace()
+
+
+class Need(Enum):
+    """What an operation asks of the store."""
+
+    READ = auto()
+    WRITE = auto()  # changes or frees what is there: goes on while the disk is full
+    ROOM = auto()  # takes something in
+
+
+class _Operation:
+    """A function of a connection, and who waits for its end."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], None], need: Need, future: asyncio.Future[None]) -> None:
+        self.need = need
+        self.error: Exception | None = None
+        self._work = work
+        self._future = future
+
+    def attempt(self, db: sqlite3.Connection) -> bool:
+        """Do it; what it raised is its own, unless the store is to blame: then everybody's attempt fails."""
+        try:
+            self._work(db)
+        except sqlite3.Error as error:
+            if file.is_foreseen(error):
+                raise
+            self.error = error
+        except Exception as error:  # noqa: BLE001 - carried to the caller, whatever it is
+            self.error = error
+        else:
+            self.error = None
+        return self.error is None
+
+    def settle(self) -> None:
+        """Let the caller go on, if it still waits; only in its event loop."""
+        if self._future.done():
+            return
+        if self.error is None:
+            self._future.set_result(None)
+        else:
+            self._future.set_exception(self.error)
 
 
 class Engine:
     """Run operations on a folder's database; construct it inside the event loop that will wait for them."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-        self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Operation[object] | None] = queue.SimpleQueue()
-        self._closing = False
-        self._ended = asyncio.Event()
-        self.ready = asyncio.Event()
-        self.uncontested = asyncio.Event()
+    def __init__(self, keeper: Keeper, *, pace: Pace = USUAL) -> None:
         self.commits = 0
+        self._keeper = keeper
+        self._pace = pace
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._taken: list[_Operation] = []
+        self._patient_until = time.monotonic() + pace.overlap_s
+        self._closed = False
+        self._failed = False
+        self._ended = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._uncontested = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
     @property
     def health(self) -> StoreHealth:
         """Return how the store is, without waiting."""
+        if self._failed:
+            return StoreHealth(state=StoreState.UNUSABLE, reason="the store's thread has failed: see the log; restart")
         return self._keeper.health
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
+    async def wait_ready(self) -> None:
+        """Wait until the file is open for writing; StoreUnavailable once closed."""
+        await self._wait(self._ready)
+
+    async def wait_uncontested(self) -> None:
+        """Wait until no other process is known to own the folder; StoreUnavailable once closed."""
+        await self._wait(self._uncontested)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, need: Need = Need.WRITE) -> T:
         """Run `work` in a transaction of its own or with others; return its result after the commit.
 
-        Raises what `work` raised (then nothing of it is stored), StoreInUse or StoreUnavailable.
+        It may be run a second time, after all of the first was undone. Raises what `work` raised (then nothing of it
+        is stored), StoreInUse or StoreUnavailable. A caller that is cancelled does not stop it.
         """
-        if self._closing:
-            raise StoreUnavailable("the store is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Operation(work, writes, future))  # type: ignore[arg-type]
-        return await future
+        self._check_open()
+        results: list[T] = []
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Operation(lambda db: results.append(work(db)), need, future))
+        await future
+        return results[-1]
 
     async def close(self) -> None:
-        """Finish what was submitted, checkpoint, close, and let go of the folder."""
-        if not self._closing:
-            self._closing = True
+        """Finish what was submitted, close, and let go of the folder."""
+        if not self._closed:
+            self._closed = True
             self._queue.put(None)
         await self._ended.wait()
+
+    async def _wait(self, event: asyncio.Event) -> None:
+        self._check_open()
+        await event.wait()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            self._serve(self._own())
+            while self._turn():
+                pass
+        except Exception:
+            self._failed = True
+            LOG.exception("the store's thread has failed")
         finally:
             self._keeper.close()
-            self._call(self._ended.set)
+            self._call(self._end)
 
-    def _own(self) -> list[_Operation[object] | None]:
-        """Become the owner of the folder; return what was submitted meanwhile. For a while callers wait, too."""
-        waiting: list[_Operation[object] | None] = []
-        waited_s = 0.0
-        while not self._keeper.own():
-            if waited_s >= OVERLAP_S:
-                self._refuse(waiting)
-                waiting = []
-            try:
-                waiting.append(self._queue.get(timeout=CONTESTED_S))
-            except queue.Empty:
-                waited_s += CONTESTED_S
-            if None in waiting:
-                self._refuse(waiting)
-                return [None]
-        self._call(self.uncontested.set)
-        return waiting
+    def _turn(self) -> bool:
+        """Look after the folder, take what waits and do it; False at the end."""
+        keeper, pace = self._keeper, self._pace
+        patient = time.monotonic() < self._patient_until
+        keeper.look(every_s=pace.overlap_look_s if patient else pace.look_s)
+        if not keeper.contested and not self._uncontested.is_set():
+            self._call(self._uncontested.set)
+        if keeper.writable and not self._ready.is_set():
+            self._call(self._ready.set)
+        goes_on = self._take(self._wait_s(patient=patient))
+        if self._taken and not (keeper.contested and patient and goes_on):
+            self._perform([one for one in self._taken if one.need is not Need.READ])
+            self._perform([one for one in self._taken if one.need is Need.READ])
+            self._taken = []
+        elif not self._taken and keeper.busy:
+            keeper.rest()
+        return goes_on and not self._loop.is_closed()
 
-    def _refuse(self, operations: list[_Operation[object] | None]) -> None:
-        health = self._keeper.health
-        error = StoreInUse(
-            f"the state folder is in use by another agentic-sync (pid {health.pid}); this one takes over when it ends",
-            pid=health.pid,
-        )
-        self._settle([(operation, None, error) for operation in operations if operation is not None])
+    def _wait_s(self, *, patient: bool) -> float | None:
+        """Return how long to wait for work: forever when the store is well and tidy."""
+        keeper, pace = self._keeper, self._pace
+        if keeper.contested and patient:
+            return pace.overlap_look_s
+        if keeper.full or not keeper.writable:
+            return pace.look_s
+        return pace.idle_s if keeper.busy else None
 
-    def _serve(self, waiting: list[_Operation[object] | None]) -> None:
-        for operation in waiting:
-            self._queue.put(operation)
-        self._keeper.open()
-        ready = False
-        while True:
-            if self._keeper.writable and not ready:
-                ready = True
-                self._call(self.ready.set)
-            together, last = self._take()
-            self._perform(together)
-            if last:
-                return
-            if not together:
-                self._keeper.rest()
-
-    def _take(self) -> tuple[list[_Operation[object]], bool]:
-        """Wait for an operation and take all that wait with it; say whether the end was among them."""
-        together: list[_Operation[object]] = []
+    def _take(self, wait_s: float | None) -> bool:
+        """Wait for an operation and take all that wait with it; False when the end was among them."""
         try:
-            operation = self._queue.get(timeout=IDLE_S if self._keeper.busy else None)
-            while operation is not None and len(together) < MOST_TOGETHER - 1:
-                together.append(operation)
+            operation = self._queue.get(timeout=wait_s)
+            while operation is not None:
+                self._taken.append(operation)
+                if len(self._taken) >= MOST_TOGETHER:
+                    return True
                 operation = self._queue.get_nowait()
         except queue.Empty:
-            return together, False
-        if operation is not None:
-            together.append(operation)
-            return together, False
-        return together, True
+            return True
+        return False
 
-    def _perform(self, together: list[_Operation[object]]) -> None:
-        if not together:
-            return
-        writes = any(operation.writes for operation in together)
-        try:
-            db = self._keeper.connection(writes=writes)
-            with self._keeper.translating():
-                results = self._transact(db, together) if writes else [self._attempt(db, one) for one in together]
-        except Trouble as trouble:
-            if trouble.again:
-                self._perform(together)
+    def _perform(self, operations: Sequence[_Operation]) -> None:
+        error = self._keeper.refusal()
+        for _ in range(ATTEMPTS):
+            if self._keeper.full:
+                self._refuse([one for one in operations if one.need is Need.ROOM], self._keeper.refusal())
+                operations = [one for one in operations if one.need is not Need.ROOM]
+            if not operations:
                 return
-            self._settle([(operation, None, trouble.error) for operation in together])
-        else:
-            self._settle(results)
+            try:
+                self._attempt(operations)
+            except Trouble as trouble:
+                error = trouble.error
+                if not trouble.again:
+                    break
+            else:
+                self._settle(operations)
+                return
+        self._refuse(operations, error)
 
-    def _transact(self, db: sqlite3.Connection, together: list[_Operation[object]]) -> "list[_Result]":
+    def _attempt(self, operations: Sequence[_Operation]) -> None:
+        writes = operations[0].need is not Need.READ
+        with self._keeper.using(writes=writes) as db:
+            if writes:
+                self._transact(db, operations)
+            else:
+                for operation in operations:
+                    operation.attempt(db)
+
+    def _transact(self, db: sqlite3.Connection, operations: Sequence[_Operation]) -> None:
+        changes = db.total_changes
         db.execute("BEGIN IMMEDIATE")
         try:
-            results = [self._guarded(db, operation) for operation in together]
+            for operation in operations:
+                db.execute("SAVEPOINT operation")
+                if not operation.attempt(db):
+                    db.execute("ROLLBACK TO operation")
+                db.execute("RELEASE operation")
             db.execute("COMMIT")
         except BaseException:
             # On a full disk SQLite may have rolled back by itself.
@@ -164,29 +242,32 @@ class Engine:
                 db.execute("ROLLBACK")
             raise
         self.commits += 1
-        self._keeper.wrote()
-        return results
+        if db.total_changes != changes:
+            self._keeper.busy = True
 
-    def _guarded(self, db: sqlite3.Connection, operation: _Operation[object]) -> "_Result":
-        db.execute("SAVEPOINT operation")
-        result = self._attempt(db, operation)
-        if result[2] is not None:
-            db.execute("ROLLBACK TO operation")
-        db.execute("RELEASE operation")
-        return result
+    def _refuse(self, operations: Sequence[_Operation], error: StoreUnavailable) -> None:
+        for operation in operations:
+            operation.error = error
+        self._settle(operations)
 
-    def _attempt(self, db: sqlite3.Connection, operation: _Operation[object]) -> "_Result":
-        try:
-            return operation, operation.work(db), None
-        except sqlite3.OperationalError:
-            raise
-        except Exception as error:
-            if type(error) is sqlite3.DatabaseError:
-                raise
-            return operation, None, error
+    # -- back to the event loop ----------------------------------------------------------------------------------
 
-    def _settle(self, results: "list[_Result]") -> None:
-        self._call(lambda: _resolve(results))
+    def _settle(self, operations: Sequence[_Operation]) -> None:
+        self._call(lambda: [operation.settle() for operation in operations])
+
+    def _end(self) -> None:
+        """Tell everybody who still waits that it is over; nobody can ask for anything after that."""
+        self._closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                operation = self._queue.get_nowait()
+                if operation is not None:
+                    self._taken.append(operation)
+        for operation in self._taken:
+            operation.error = StoreUnavailable("the store is closed")
+            operation.settle()
+        for event in (self._ended, self._ready, self._uncontested):
+            event.set()
 
     def _call(self, callback: Callable[[], object]) -> None:
         try:
@@ -194,16 +275,3 @@ class Engine:
         except RuntimeError:
             # The loop is gone and nobody waits any more; what was committed is committed.
             LOG.debug("the store outlived its event loop")
-
-
-_Result = tuple[_Operation[object], object, Exception | None]
-
-
-def _resolve(results: list[_Result]) -> None:
-    for operation, value, error in results:
-        if operation.future.done():
-            continue
-        if error is None:
-            operation.future.set_result(value)
-        else:
-            operation.future.set_exception(error)

@@ -1,8 +1,10 @@
 """What the store keeps and what may be asked of it: values, and the `Store` protocol that any engine must pass.
 
-Every call returns after its commit. Every call may raise `StoreUnavailable` (disk full, read-only, unusable) or
-`StoreInUse`; nothing of a call that raised is stored. Times are wall-clock milliseconds since 1970 and always an
-argument. Bodies are the exact bytes of one JSON object; they come back as they went in.
+Every call returns after its commit. Every call may raise `StoreUnavailable` (disk full, read-only, unusable, closed)
+or `StoreInUse`; nothing of a call that raised is stored, but what was cancelled may be. While the disk is full, calls
+that take something in are refused; those that only read, send or settle go on as long as they can. Times are
+wall-clock milliseconds since 1970 and always an argument. Bodies are the exact bytes of one JSON object; they come
+back as they went in.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,7 +39,7 @@ class Enqueued:
     added: int
     known: int
     left_out: int
-    last_row: int  # the newest row of the agent after the call; 0 when it has none
+    last_row: int  # the agent's newest WAITING row after the call; 0 when it has none
 
 
 class RowState(StrEnum):
@@ -138,7 +140,7 @@ class QueueCounts:
     queued: int  # WAITING and APART
     dead: int
     bytes: int  # bodies of all of them
-    oldest_queued_ms: int | None
+    oldest_queued_ms: int | None  # when the row that is first in its agent's order was queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +221,10 @@ class StoreState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHealth:
-    """The store's state for `agentic.sync.status`: counts of a salvage, where the old files lie, who has the lock."""
+    """The store's state for `agentic.sync.status`: counts of a salvage, where the old files lie, who has the lock.
+
+    Of a salvage, `salvaged` and `lost` count records of the outbox; None when nobody can know.
+    """
 
     state: StoreState
     reason: str | None = None
@@ -238,11 +243,14 @@ class Store(Protocol):
         ...
 
     async def wait_ready(self) -> None:
-        """Wait until this process owns the folder and the file is open; return at once when it does."""
+        """Wait until this process owns the folder and the file is open for writing; StoreUnavailable once closed."""
         ...
 
     async def wait_uncontested(self) -> None:
-        """Wait until no other process owns the folder; a folder that cannot be used at all is nobody's."""
+        """Wait until no other process owns the folder; a folder that cannot be used at all is nobody's.
+
+        StoreUnavailable once closed.
+        """
         ...
 
     async def enqueue(
@@ -276,14 +284,20 @@ class Store(Protocol):
 
         Agents in `busy` are passed over (their request is in flight). Formed batches come before new ones; batches
         with fewer failures before those with `failures` >= 3 or suspects that failed, else oldest first; APART rows
-        once due, last. A batch holds one agent's oldest WAITING rows in row order, at most max_records and max_bytes
-        of bodies (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
-        `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent.
+        once due, last (one that is due more than 310 s from now is due: the clock was put back). A batch holds one
+        agent's oldest WAITING rows in row order, all of one fleet node, at most max_records and max_bytes of bodies
+        (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
+        `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent; what
+        is left of its batch goes out under another key.
         """
         ...
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
-        """Record what an answer did to a batch, and the platform's new gate with it, in one transaction."""
+        """Record what an answer did to a batch, and the platform's new gate with it, in one transaction.
+
+        `Acknowledged` holds for every row of the batch that is still there; the other changes only for a batch that
+        is as it was when it was claimed. Acknowledging twice is acknowledging once.
+        """
         ...
 
     async def gate(self, platform: str) -> Gate:
@@ -315,11 +329,11 @@ class Store(Protocol):
         ...
 
     async def retry_dead(self, rows: Sequence[int] | None, *, now_ms: int) -> int:
-        """Move dead letters (all, or those rows) back to WAITING; return how many."""
+        """Move dead letters (all, or those rows) back to WAITING, at their old place; return how many."""
         ...
 
     async def drop_dead(self, rows: Sequence[int] | None) -> int:
-        """Delete dead letters (all, or those rows) for good; return how many."""
+        """Delete dead letters (all, or those rows) for good; return how many. No scan brings that version back."""
         ...
 
     async def replace_context(

@@ -8,7 +8,8 @@ EVERYWHERE = ""  # stands for every platform: a dead letter that was dropped is 
 def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, core_fingerprint: str | None) -> bool:
     """Say whether the platform has this version; a row of the Go agent's ledger knows only its core fingerprint."""
     found = db.execute(
-        "SELECT fingerprint, core_fingerprint FROM ledger WHERE platform IN (?, ?) AND record = ?",
+        "SELECT fingerprint, core_fingerprint FROM ledger WHERE platform = ?1 AND record = ?3"
+        " UNION ALL SELECT fingerprint, core_fingerprint FROM ledger WHERE platform = ?2 AND record = ?3",
         (platform, EVERYWHERE, record),
     )
     return any(had == fingerprint or (not had and core is not None and core == core_fingerprint) for had, core in found)
@@ -35,4 +36,6 @@ def write_core(db: sqlite3.Connection, platform: str, record: str, core_fingerpr
 
 def size(db: sqlite3.Connection) -> int:
     """Count the rows."""
-    return db.execute("SELECT count(*) FROM ledger WHERE platform <> ?", (EVERYWHERE,)).fetchone()[0]
+    return db.execute("SELECT ifnull(sum(records), 0) FROM ledger_total WHERE platform <> ?", (EVERYWHERE,)).fetchone()[
+        0
+    ]

@@ -2,7 +2,7 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from plugin.errors import QueueFull
 from plugin.store import ledger
@@ -17,16 +17,22 @@ def enqueue(
     """Add the records that are not known yet: all of them or, of scanned ones, as many as there is room for."""
     fresh = list(_fresh(db, agent, records, scanned_for))
     taken = _within(db, fresh, caps, partly=scanned_for is not None)
-    for record in taken:
-        insert(db, agent, record, queued_ms=now_ms)
-    last = db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (agent,)).fetchone()[0]
+    rows = [insert(db, agent, record, queued_ms=now_ms) for record in taken]
     return Enqueued(
-        added=len(taken), known=len(records) - len(fresh), left_out=len(fresh) - len(taken), last_row=last or 0
+        added=len(taken),
+        known=len(records) - len(fresh),
+        left_out=len(fresh) - len(taken),
+        last_row=rows[-1] if rows else _last_row(db, agent),
     )
 
 
-def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int) -> None:
-    """Add one row and its body."""
+def _last_row(db: sqlite3.Connection, agent: str) -> int:
+    found = db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (agent,))
+    return found.fetchone()[0] or 0
+
+
+def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int) -> int:
+    """Add one row and its body; return its number."""
     row = db.execute(
         "INSERT INTO outbox (agent, record, fingerprint, core_fingerprint, fleet_node, size, queued_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -40,8 +46,11 @@ def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int
             queued_ms,
         ),
     ).lastrowid
+    if row is None:
+        raise RuntimeError("A row was written without a number")
     digest = hashlib.sha256(record.body).digest()
     db.execute("INSERT INTO body (row, body, sha256) VALUES (?, ?, ?)", (row, record.body, digest))
+    return row
 
 
 def is_queued(db: sqlite3.Connection, agent: str, record: Record) -> bool:
@@ -98,59 +107,53 @@ def _within(db: sqlite3.Connection, records: Sequence[Record], caps: Caps, *, pa
 
 def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
     """Count one agent's rows or all."""
-    agents: Iterable[str] = [agent] if agent is not None else agents_with(db, "waiting", "apart")
     queued, dead, size = db.execute(
         "SELECT ifnull(sum(records) FILTER (WHERE state <> 'dead'), 0),"
         " ifnull(sum(records) FILTER (WHERE state = 'dead'), 0), ifnull(sum(bytes), 0)"
         " FROM totals WHERE ? IS NULL OR agent = ?",
         (agent, agent),
     ).fetchone()
-    oldest = [found for name in agents if (found := _oldest(db, name)) is not None]
-    return QueueCounts(queued=queued, dead=dead, bytes=size, oldest_queued_ms=min(oldest, default=None))
-
-
-def agents_with(db: sqlite3.Connection, *states: str) -> list[str]:
-    """Return the agents that have rows in these states."""
-    marks = ", ".join("?" * len(states))
-    return [
-        agent
-        for (agent,) in db.execute(
-            f"SELECT DISTINCT agent FROM totals WHERE records > 0 AND state IN ({marks})",  # noqa: S608 - question marks
-            states,
-        )
-    ]
-
-
-def _oldest(db: sqlite3.Connection, agent: str) -> int | None:
-    found = [
+    oldest_ms = [
         db.execute(
-            "SELECT queued_ms FROM outbox WHERE agent = ? AND state = 'waiting' ORDER BY row LIMIT 1", (agent,)
-        ).fetchone(),
-        db.execute("SELECT min(queued_ms) FROM outbox WHERE agent = ? AND state = 'apart'", (agent,)).fetchone(),
+            "SELECT min((SELECT queued_ms FROM outbox WHERE outbox.agent = totals.agent"  # noqa: S608 - our own names
+            f" AND outbox.state = '{state}' ORDER BY row LIMIT 1))"
+            f" FROM totals WHERE state = '{state}' AND (? IS NULL OR agent = ?)",
+            (agent, agent),
+        ).fetchone()[0]
+        for state in (RowState.WAITING, RowState.APART)
     ]
-    return min((row[0] for row in found if row is not None and row[0] is not None), default=None)
+    return QueueCounts(
+        queued=queued,
+        dead=dead,
+        bytes=size,
+        oldest_queued_ms=min((ms for ms in oldest_ms if ms is not None), default=None),
+    )
 
 
 def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
-    """Count the agent's WAITING rows up to a row."""
+    """Count the agent's WAITING rows up to a row: all of them but the newer ones, which are few."""
     return db.execute(
-        "SELECT count(*) FROM outbox WHERE agent = ? AND state = 'waiting' AND row <= ?", (agent, up_to_row)
+        "SELECT ifnull((SELECT records FROM totals WHERE agent = ?1 AND state = 'waiting'), 0)"
+        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND row > ?2)",
+        (agent, up_to_row),
     ).fetchone()[0]
 
 
 def next_due_ms(db: sqlite3.Connection) -> int | None:
     """Return when the next row may go."""
-    if agents_with(db, "waiting"):
+    if db.execute("SELECT 1 FROM totals WHERE state = 'waiting' LIMIT 1").fetchone() is not None:
         return 0
     return db.execute("SELECT min(due_ms) FROM outbox WHERE state = 'apart'").fetchone()[0]
 
 
 def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: int) -> tuple[QueueRow, ...]:
-    """List rows by number."""
+    """List rows by number; of a body that is gone, an empty one."""
+    which = "" if state is None else f" AND state = '{state}'"
     found = db.execute(
-        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node, body, reason, status, answer"
-        " FROM outbox JOIN body USING (row) WHERE row > ? AND (? IS NULL OR state = ?) ORDER BY row LIMIT ?",
-        (after, state, state, limit),
+        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node,"  # noqa: S608 - our own words
+        " ifnull(body, x''), reason, status, answer"
+        f" FROM outbox LEFT JOIN body USING (row) WHERE row > ?{which} ORDER BY row LIMIT ?",
+        (after, limit),
     )
     return tuple(
         QueueRow(
@@ -172,31 +175,27 @@ def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: i
 
 def retry_dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> int:
     """Move dead letters back to WAITING, at their old place in the order."""
-    return sum(
-        db.execute(
-            "UPDATE outbox SET state = 'waiting', batch = NULL, reason = NULL, status = NULL, answer = NULL"
-            " WHERE row = ? AND state = 'dead'",
-            (row,),
-        ).rowcount
-        for row in _dead(db, numbers)
-    )
+    return db.executemany(
+        "UPDATE outbox SET state = 'waiting', batch = NULL, due_ms = NULL, reason = NULL, status = NULL, answer = NULL"
+        " WHERE row = ? AND state = 'dead'",
+        _dead(db, numbers),
+    ).rowcount
 
 
 def drop_dead(db: sqlite3.Connection, numbers: Sequence[int] | None, *, now_ms: int) -> int:
     """Delete dead letters; the ledger remembers them, so that a scan does not bring them back."""
     dropped = 0
     for row in _dead(db, numbers):
-        found = db.execute(
-            "SELECT record, fingerprint, core_fingerprint FROM outbox WHERE row = ? AND state = 'dead'", (row,)
+        mark = db.execute(
+            "DELETE FROM outbox WHERE row = ? AND state = 'dead' RETURNING record, fingerprint, core_fingerprint", row
         ).fetchone()
-        if found is not None:
-            ledger.write(db, ledger.EVERYWHERE, *found, now_ms=now_ms)
-            db.execute("DELETE FROM outbox WHERE row = ?", (row,))
+        if mark is not None:
+            ledger.write(db, ledger.EVERYWHERE, *mark, now_ms=now_ms)
             dropped += 1
     return dropped
 
 
-def _dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> Sequence[int]:
+def _dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> list[tuple[int]]:
     if numbers is not None:
-        return numbers
-    return [row for (row,) in db.execute("SELECT row FROM outbox WHERE state = 'dead' ORDER BY row")]
+        return [(row,) for row in numbers]
+    return db.execute("SELECT row FROM outbox WHERE state = 'dead'").fetchall()

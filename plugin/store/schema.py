@@ -5,9 +5,11 @@ counting costs the same however long the queue is. Row numbers are never used tw
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
+Step = Callable[[sqlite3.Connection], None]
 APPLICATION_ID = 0x61677379  # "agsy"
 
 _FIRST = """
@@ -30,7 +32,8 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_identity ON outbox (record, fingerprint, agent);
 CREATE INDEX outbox_waiting ON outbox (agent, row) WHERE state = 'waiting';
 CREATE INDEX outbox_free ON outbox (agent, row) WHERE state = 'waiting' AND batch IS NULL;
-CREATE INDEX outbox_apart ON outbox (due_ms) WHERE state = 'apart';
+CREATE INDEX outbox_apart ON outbox (agent, row) WHERE state = 'apart';
+CREATE INDEX outbox_due ON outbox (due_ms) WHERE state = 'apart';
 CREATE INDEX outbox_dead ON outbox (row) WHERE state = 'dead';
 CREATE INDEX outbox_batch ON outbox (batch) WHERE batch IS NOT NULL;
 
@@ -59,10 +62,12 @@ CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN
 END;
 CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
+    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     DELETE FROM body WHERE row = old.row;
 END;
 CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN old.state <> new.state BEGIN
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
+    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     INSERT INTO totals VALUES (new.agent, new.state, 1, new.size)
     ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
 END;
@@ -75,6 +80,10 @@ CREATE TABLE ledger (
     at_ms INTEGER NOT NULL,
     PRIMARY KEY (platform, record)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE ledger_total (platform TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TRIGGER ledger_added AFTER INSERT ON ledger BEGIN
+    INSERT INTO ledger_total VALUES (new.platform, 1) ON CONFLICT DO UPDATE SET records = records + 1;
+END;
 
 CREATE TABLE context (
     platform TEXT NOT NULL,
@@ -136,25 +145,37 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 # Step n leads from version n to n + 1. A step is never changed once it was released.
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
-VERSION = len(STEPS)
+STEPS: tuple[Step, ...] = (_create,)
 
 
-def migrate(connection: sqlite3.Connection, version: int, backup: Path) -> None:
+def migrate(connection: sqlite3.Connection, version: int, backup: Path, *, steps: Sequence[Step] = STEPS) -> None:
     """Lead the tables from `version` to the newest in one transaction, after a backup of anything older."""
-    if version == VERSION:
+    if version == len(steps):
         return
     if version:
+        backup.unlink(missing_ok=True)  # left by an attempt that did not end: the file is as it was before it
         connection.execute("VACUUM INTO ?", (str(backup),))
         backup.chmod(0o600)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for step in STEPS[version:]:
+        for step in steps[version:]:
             step(connection)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {len(steps)}")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def missing(connection: sqlite3.Connection, steps: Sequence[Step] = STEPS) -> list[str]:
+    """Return the tables, indexes and triggers that the newest version has and this database has not."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        for step in steps:
+            step(model)
+        return sorted(_names(model) - _names(connection))
+
+
+def _names(connection: sqlite3.Connection) -> set[str]:
+    return {f"{kind} {name}" for kind, name in connection.execute("SELECT type, name FROM sqlite_schema")}

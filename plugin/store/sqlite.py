@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from plugin.clock import Clock
 from plugin.store import batches, cache, ledger, outbox
-from plugin.store.engine import Engine
+from plugin.store.engine import USUAL, Engine, Need, Pace
 from plugin.store.interface import (
     AgentTimes,
     Batch,
@@ -30,9 +30,9 @@ from plugin.store.keeper import Keeper
 T = TypeVar("T")
 
 
-def open_store(state_dir: Path, *, clock: Clock) -> "SqliteStore":
+def open_store(state_dir: Path, *, clock: Clock, pace: Pace = USUAL) -> "SqliteStore":
     """Open the store of a folder; it never raises and never waits: `health` and the calls say what is wrong."""
-    return SqliteStore(Engine(Keeper(state_dir, clock=clock)), clock)
+    return SqliteStore(Engine(Keeper(state_dir, clock=clock), pace=pace), clock)
 
 
 class SqliteStore:
@@ -49,18 +49,18 @@ class SqliteStore:
 
     async def wait_ready(self) -> None:
         """Wait until this process owns the folder and the file is open."""
-        await self.engine.ready.wait()
+        await self.engine.wait_ready()
 
     async def wait_uncontested(self) -> None:
         """Wait until no other process owns the folder."""
-        await self.engine.uncontested.wait()
+        await self.engine.wait_uncontested()
 
     async def close(self) -> None:
         """Finish what was submitted, checkpoint, close and release the folder."""
         await self.engine.close()
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self.engine.run(work, writes=False)
+        return await self.engine.run(work, need=Need.READ)
 
     # -- the outbox ----------------------------------------------------------------------------------------------
 
@@ -75,7 +75,8 @@ class SqliteStore:
     ) -> Enqueued:
         """Add records to the agent's queue, in order, in one transaction."""
         return await self.engine.run(
-            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
+            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for),
+            need=Need.ROOM,
         )
 
     async def known(self, platform: str, marks: Sequence[tuple[str, str, str | None]]) -> Collection[int]:
@@ -156,7 +157,7 @@ class SqliteStore:
             cache.replace_context(db, platform, agent_id, rows, at_ms=entry.at_ms)
             _note_pull(db, agent_id, entry)
 
-        await self.engine.run(work)
+        await self.engine.run(work, need=Need.ROOM)
 
     async def merge_context(
         self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
@@ -167,7 +168,7 @@ class SqliteStore:
             cache.merge_context(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
             _note_pull(db, agent_id, entry)
 
-        await self.engine.run(work)
+        await self.engine.run(work, need=Need.ROOM)
 
     async def context(self, platform: str, agent_id: str, *, now_ms: int) -> CachedContext:
         """Return the cached rows that have not expired."""
@@ -186,7 +187,8 @@ class SqliteStore:
     async def import_core(self, state: CoreState, *, platform: str, agent_id: str, mark: str, now_ms: int) -> bool:
         """Import the Go agent's state in one transaction with its mark."""
         return await self.engine.run(
-            lambda db: cache.import_core(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms)
+            lambda db: cache.import_core(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms),
+            need=Need.ROOM,
         )
 
     async def imported(self, mark: str) -> bool:
