@@ -4,6 +4,7 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import UNSET, Meta, Struct
 
+from plugin import errors
 from plugin.errors import ConfigInvalid, PluginError
 from plugin.presence.status import (
     AgentStateChangedParams,
@@ -15,10 +16,26 @@ from plugin.presence.status import (
 from plugin.sync.pull import PullParams, PullResult
 from plugin.sync.push import PushParams, PushResult
 from plugin.sync.status import StatusParams, SyncStatus
-from protocol.errors import ErrorData, RpcError
+from protocol.errors import Code, ErrorData, RpcError
 from protocol.methods import Context, Method, MethodTable
 
 PROTOCOL_VERSION = 1
+
+
+_OWN_ERRORS = (
+    errors.Upstream,
+    errors.Unauthorised,
+    errors.HostCallFailed,
+    errors.StoreInUse,
+    errors.ConfigInvalid,
+    errors.QueueFull,
+    errors.StoreUnavailable,
+)
+ERRORS = {
+    Code.PROTOCOL_VERSION: "The protocol version is not spoken here",
+    **{error.code: (error.__doc__ or "").partition("\n")[0] for error in _OWN_ERRORS},
+}
+"""What a method of the plugin may be answered with, beside what any peer says."""
 
 
 class Nothing(Struct, frozen=True, kw_only=True):

@@ -240,7 +240,7 @@ class App:
 
     async def discover(self, _context: Context, _params: actions.Nothing) -> dict[str, object]:
         """Describe every method as an OpenRPC document."""
-        return openrpc.describe(self.table, title="agentic-sync", version=__version__)
+        return openrpc.describe(self.table, title="agentic-sync", version=__version__, errors=actions.ERRORS)
 
     async def shutdown(self, context: Context, _params: actions.Nothing) -> None:
         """Stop the work within the grace period, then wait for `exit` or the end of the input."""

@@ -130,8 +130,7 @@ def build(table: MethodTable) -> dict[str, Any]:
 
 def format_schema() -> dict[str, Any]:
     """Return the JSON Schema of the manifest's format."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Manifest)}
-    return msgspec.json.decode(msgspec.json.encode(schema))
+    return msgspec.json.decode(msgspec.json.encode(schema_of(Manifest)))
 
 
 def render(document: Mapping[str, Any]) -> str:

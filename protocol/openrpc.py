@@ -1,7 +1,8 @@
 """The method table as documents: OpenRPC, and JSON Schema. Pure; generated from the types that validate the params."""
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from inspect import cleandoc
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -34,6 +35,7 @@ def describe(table: MethodTable, *, title: str, version: str, errors: Mapping[in
     shapes = [shape for method in methods for shape in (method.params, method.result)]
     schemas, components = msgspec.json.schema_components(shapes, schema_hook=_anything, ref_template=_COMPONENTS)
     every = {**ERRORS, **(errors or {})}
+    components = _tidy(components)
     return {
         "openrpc": OPENRPC,
         "info": {"title": title, "version": version},
@@ -50,12 +52,28 @@ def describe(table: MethodTable, *, title: str, version: str, errors: Mapping[in
 
 def schema_of(shape: object) -> Document:
     """Return a JSON Schema 2020-12 of a type that stands alone; its root is the type itself, not a reference."""
-    schema = msgspec.json.schema(shape, schema_hook=_anything)
+    schema = _tidy(msgspec.json.schema(shape, schema_hook=_anything))
     definitions: Document = schema.pop("$defs", {})
     root: Any = schema
     if "$ref" in schema and not _refers(definitions, schema["$ref"]):
         root = definitions.pop(_name(schema))
     return {"$schema": DIALECT, **root, **({"$defs": definitions} if definitions else {})}
+
+
+def _tidy(schema: Any) -> Any:  # noqa: ANN401 -- any part of a schema, and the same part back
+    """Take the indentation of the source out of descriptions, which Python does by itself only from 3.13 on."""
+    match schema:
+        case dict():
+            parts = cast("dict[str, Any]", schema).items()
+            return {name: cleandoc(part) if _is_text(name, part) else _tidy(part) for name, part in parts}
+        case list():
+            return [_tidy(part) for part in cast("list[Any]", schema)]
+        case _:
+            return schema
+
+
+def _is_text(name: str, part: object) -> bool:
+    return name == "description" and isinstance(part, str)
 
 
 def _anything(kind: type) -> Document:

@@ -47,7 +47,12 @@ async def test_the_initialize_answer_holds_the_manifests_own_objects(fleet: Flee
         answer = await host.call("initialize", {"config": fleet.config()})
         assert field(answer, "actions") == manifest["actions"]
         assert field(answer, "host_callbacks") == manifest["host_callbacks"]
-        methods = cast("list[dict[str, str]]", field(await host.call("rpc.discover"), "methods"))
+        described = await host.call("rpc.discover")
+        known = cast("dict[str, dict[str, object]]", field(field(described, "components"), "errors"))
+        assert {-32010, -32011, -32012, -32014, -32015, -32016, -32017, -32022} <= {
+            error["code"] for error in known.values()
+        }
+        methods = cast("list[dict[str, str]]", field(described, "methods"))
         names = {method["name"] for method in methods}
         assert {action["name"] for action in manifest["actions"]} <= names
 

@@ -171,3 +171,20 @@ def test_what_the_schema_takes_the_struct_takes() -> None:
     assert fits({"agent-id": "a", "tree": None, "limit": 0}, schema)
     assert not fits({"agent-id": "a", "limit": -1}, schema)
     assert not fits({"agent_id": "a"}, schema)
+
+
+class Wordy(msgspec.Struct):
+    """Say a thing.
+
+    And explain it,
+        with an example.
+    """
+
+    description: int = 0
+
+
+def test_a_description_does_not_carry_the_indentation_of_the_source() -> None:
+    schema = schema_of(list[Wordy])
+    wordy = at(schema, "$defs/Wordy")
+    assert wordy["description"] == "Say a thing.\n\nAnd explain it,\n    with an example."
+    assert wordy["properties"]["description"]["type"] == "integer"
