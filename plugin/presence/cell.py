@@ -100,7 +100,7 @@ def decide(cell: Cell, now: float) -> Action:
     if cell.parked_until > now:
         return Wait(min(cell.parked_until, cell.forget_at))
     at, rank = _when(cell, cell.wanted)
-    return Send(rank) if at <= now else Wait(at)
+    return Send(rank) if at <= now else Wait(min(at, cell.forget_at))
 
 
 def _when(cell: Cell, wanted: Status) -> tuple[float, float]:

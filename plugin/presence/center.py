@@ -146,7 +146,8 @@ class Center:
         agent.failures += 1
         agent.failing_since = min(agent.failing_since, now)
         agent.login_at = now + full_jitter_s(agent.failures, rand=self._rng.random())
-        self._troubles.add(UNREACHABLE, where=CENTER, who=CENTER, reason=reason)
+        if self.lane.gate.lasting:
+            self._troubles.add(UNREACHABLE, where=CENTER, who=CENTER, reason=reason)
 
 
 def _due(agent: Agent, _now: float) -> float:

@@ -29,6 +29,15 @@ class Gate:
         """Whether the breaker is open: one probe at a time, until one is answered."""
         return self.failures >= BREAKER_FAILURES
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a try after the first wait failed as well: worth telling somebody."""
+        return self.waves > 1
+
+    def shut(self, now: float) -> bool:
+        """Whether the server is not contacted freely now."""
+        return self.until > now or self.broken
+
     def width(self, now: float, most: int) -> int:
         """Return how many requests may be in flight now."""
         if self.until > now:

@@ -97,7 +97,7 @@ class Guild:
     def reseat(self, cell: Cell, agent: Agent, *, configured: bool = False) -> None:
         """Take notice of a new session or, if `configured`, configuration: what was parked for the old goes again."""
         now = self._around.clock.monotonic()
-        seat, user_id = agent.seat(self.guild_id), agent.user_id
+        seat, user_id = agent.seat(self.guild_id), _user_id(cell, agent)
         if seat is not None and seat.problem is None and user_id is not None:
             step.move(cell, (user_id, seat.endpoint), now)
         # A token that a guild refuses is refused in every session: that wait goes on, or logins would never end.
@@ -131,11 +131,12 @@ class Guild:
         if session is None:
             self._around.center.ask(agent)
             return
-        seat, user_id = session.seats.get(self.guild_id), agent.user_id
+        seat, user_id = session.seats.get(self.guild_id), _user_id(cell, agent)
         if seat is None or seat.problem is not None or user_id is None:
             self._stand_aside(cell, agent, session, now)
             return
         self._around.troubles.end(UNSEATED, where=self.guild_id, who=cell.agent_id)
+        step.move(cell, (user_id, seat.endpoint), now)
         await self._put(cell, session, seat, user_id)
 
     async def _put(self, cell: Cell, session: Session, seat: Seat, user_id: str) -> None:
@@ -155,8 +156,8 @@ class Guild:
         if verdict is not Verdict.SENT:
             self.failures += 1
         if _log.isEnabledFor(logging.DEBUG):
-            fields = {"guild": self.guild_id, "agent": cell.agent_id, "status": status.value, "verdict": verdict.name}
-            _log.debug("presence sent", extra={"fields": fields})
+            fields = {"guild": self.guild_id, "agent": cell.agent_id, "status": status.value, "answer": _word(result)}
+            _log.debug("a presence was sent", extra={"fields": fields})
         around.judged(cell, version, verdict)
 
     def _settle(self, cell: Cell, result: Answer | NoAnswer | BadEndpoint, put: "_Put") -> Verdict:
@@ -225,7 +226,8 @@ class Guild:
         self.lane.gate = gate.failed(began, now, reason=reason, rand=self._around.rng.random())
         step.fail(cell, now)
         step.retry(cell, now)
-        self._around.troubles.add(UNWELL, where=self.guild_id, who=self.guild_id, reason=reason)
+        if self.lane.gate.lasting:
+            self._around.troubles.add(UNWELL, where=self.guild_id, who=self.guild_id, reason=reason)
 
     def _stand_aside(self, cell: Cell, agent: Agent, session: Session, now: float) -> None:
         """The agent has no place here: do not contact the guild, but see whether a later session has one."""
@@ -248,6 +250,21 @@ class Guild:
         for trouble in (REJECTS, UNSEATED):
             self._around.troubles.end(trouble, where=self.guild_id, who=cell.agent_id)
         self._around.forgotten(self.guild_id, cell)
+
+
+def _user_id(cell: Cell, agent: Agent) -> str | None:
+    """Return who the agent is to the guild; one that left is set offline as who it was."""
+    return cell.user_id if cell.retired and cell.user_id is not None else agent.user_id
+
+
+def _word(result: Answer | NoAnswer | BadEndpoint) -> str:
+    match result:
+        case Answer():
+            return str(result.status)
+        case NoAnswer():
+            return result.cause
+        case BadEndpoint():
+            return result.kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Tell a person how presence stands. Pure: it reads agents and guilds and changes nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from msgspec import UNSET
 from plugin.clock import rfc3339
 from plugin.presence.agent import Agent
 from plugin.presence.cell import Cell
+from plugin.presence.gate import Gate
 from plugin.presence.guild import NO_USER_ID, Guild
 from plugin.presence.roster import Member
 from plugin.presence.status import AgentStatus, CellStatus, GateStatus, GuildStatus
@@ -28,23 +29,32 @@ class Now:
         return date(self.wall + at - self.monotonic)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What an agent's report depends on beside the agent: `off` says why presence is off, gates are by guild."""
+
+    now: Now
+    off: str | None
+    center: Gate
+    gates: Mapping[str, Gate]
+
+
 def date(wall: float) -> str:
     """Write wall-clock seconds as RFC 3339."""
     return rfc3339(round(wall * 1000))
 
 
-def agent_status(agent_id: str, member: Member, agent: Agent | None, *, off: str | None, now: Now) -> AgentStatus:
-    """Describe one bound agent; `off` says why presence is off."""
-    identity = _identity(member, agent, off)
+def agent_status(agent_id: str, member: Member, agent: Agent | None, around: Around) -> AgentStatus:
+    """Describe one bound agent."""
+    identity = _identity(member, agent, around.off)
     shown = agent if agent is not None and agent.active else None
-    cells = {} if shown is None else shown.cells
     reading = None if shown is None else shown.reading
     return AgentStatus(
         agent_id=agent_id,
         state=None if reading is None else reading.state,
         read_at=None if reading is None or reading.read_at is None else date(reading.read_at),
         identity=identity,
-        guilds=[_cell_status(guild_id, cells.get(guild_id), shown, identity, now) for guild_id in member.guilds],
+        guilds=[_cell_status(guild_id, shown, around, around.off or identity) for guild_id in member.guilds],
     )
 
 
@@ -70,12 +80,18 @@ def _identity(member: Member, agent: Agent | None, off: str | None) -> str:
     return agent.refusal or "ready"
 
 
-def _cell_status(guild_id: str, cell: Cell | None, agent: Agent | None, identity: str, now: Now) -> CellStatus:
-    if cell is None or agent is None:
+def _cell_status(guild_id: str, agent: Agent | None, around: Around, why_not: str) -> CellStatus:
+    cell = None if agent is None else agent.cells.get(guild_id)
+    if agent is None or cell is None:
         return CellStatus(
-            guild_node_id=guild_id, wanted=None, confirmed=None, confirmed_at=None, state="parked", reason=identity
+            guild_node_id=guild_id,
+            wanted=None,
+            confirmed=None,
+            confirmed_at=None,
+            state="parked",
+            reason=why_not if agent is None else "left",
         )
-    state, reason = _cell_state(cell, agent, now.monotonic)
+    state, reason = _cell_state(cell, agent, around.center, around.gates[guild_id], around.now.monotonic)
     return CellStatus(
         guild_node_id=guild_id,
         wanted=cell.wanted,
@@ -86,7 +102,7 @@ def _cell_status(guild_id: str, cell: Cell | None, agent: Agent | None, identity
     )
 
 
-def _cell_state(cell: Cell, agent: Agent, now: float) -> tuple[CellState, str | None]:
+def _cell_state(cell: Cell, agent: Agent, center: Gate, gate: Gate, now: float) -> tuple[CellState, str | None]:
     if cell.parked_until > now:
         return "parked", cell.reason
     if cell.wanted is not None and cell.confirmed is cell.wanted:
@@ -96,14 +112,15 @@ def _cell_state(cell: Cell, agent: Agent, now: float) -> tuple[CellState, str | 
         return "parked", agent.refusal
     if cell.wanted is None:
         return "pending", "the agent's state is not known yet"
-    if cell.sent is not None and cell.confirmed is None:
-        return "unknown", None
-    return "pending", "no session yet" if no_session else None
+    reason = gate.reason if gate.shut(now) else None
+    if no_session:
+        reason = f"no session yet: {center.reason}" if center.shut(now) else "no session yet"
+    return "unknown" if cell.sent is not None and cell.confirmed is None else "pending", reason
 
 
 def _gate_status(guild: Guild, cells: Collection[Cell], now: Now) -> GateStatus:
     gate = guild.lane.gate
-    if gate.until > now.monotonic or gate.broken:
+    if gate.shut(now.monotonic):
         until = now.date(max(gate.until, now.monotonic))
         return GateStatus(state="waiting", reason=gate.reason or UNSET, until=until)
     parked = [cell for cell in cells if cell.parked_until > now.monotonic]

@@ -133,6 +133,7 @@ class Roster:
         if not agent.active and not agent.cells:
             self.agents.pop(agent.agent_id, None)
             self._around.center.lane.drop(agent)
+            self._around.troubles.forget(agent.agent_id)
 
 
 def _key(identity: Identity) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from plugin.presence.cell import Cell
 from plugin.presence.center import Center
 from plugin.presence.fabric import OpenFabric, WebFabric
 from plugin.presence.guild import Guild, Surroundings, Verdict
-from plugin.presence.report import Now, agent_status, date, guild_status
+from plugin.presence.report import Around, Now, agent_status, date, guild_status
 from plugin.presence.roster import Roster, members, off
 from plugin.presence.state import Status
 from plugin.presence.status import LeaveReport, PresenceStatus, RefreshResult
@@ -163,8 +163,10 @@ class Presence:
             by_guild.setdefault(guild.guild_id, []).append(cell)
         mine = {guild_id for who in bound.values() for guild_id in who.guilds}
         tick_s = self._watch.tick_s
+        gates = {guild_id: guild.lane.gate for guild_id, guild in self._roster.guilds.items()}
+        around = Around(now=now, off=why, center=self._around.center.lane.gate, gates=gates)
         return PresenceStatus(
-            agents=[agent_status(name, who, agents.get(name), off=why, now=now) for name, who in bound.items()],
+            agents=[agent_status(name, who, agents.get(name), around) for name, who in bound.items()],
             guilds=[
                 guild_status(guild, by_guild.get(guild_id, []), now)
                 for guild_id, guild in self._roster.guilds.items()
@@ -291,6 +293,7 @@ class Presence:
         task = self._guild_tasks.pop(guild_id, None)
         if task is not None:
             task.cancel()
+        self._troubles.forget(guild_id)
         self._spawn(self._around.fabric.drop(guild_id))
 
     def _summarise(self) -> None:

@@ -53,6 +53,11 @@ class Troubles:
             fields["affected"] = len(episode.affected)
             _log.log(trouble.level, trouble.starts, extra={"fields": fields})
 
+    def forget(self, who: str) -> None:
+        """`who` is no more: every trouble it had is over."""
+        for trouble, where in [key for key, episode in self._open.items() if who in episode.affected]:
+            self.end(trouble, where=where, who=who)
+
     def end(self, trouble: Trouble, *, where: str, who: str) -> None:
         """`who` has it no longer; log it when that was the last one."""
         episode = self._open.get((trouble, where)) if self._open else None

@@ -91,6 +91,9 @@ class Model:
                 self.tell(what)
             case _:
                 assert_never(op)
+        action = decide(cell, self.now)
+        if isinstance(action, Wait) and not self.flying:
+            assert action.until <= cell.forget_at
         assert self.flying or cell.confirmed in {None, self.rows.get(self.place)}
 
     @property

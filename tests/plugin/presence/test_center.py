@@ -16,6 +16,7 @@ from plugin.secret import Secret
 from tests.support.guilds import CENTER, Reply, Setting, configured, known, running
 
 ONE = [("ada", "g1")]
+TWO = [("ada", "g1"), ("ada", "g2")]
 DAY = 80_000
 
 
@@ -192,19 +193,20 @@ async def test_a_refused_key_is_read_again_whatever_its_file_looks_like(tmp_path
 
 
 async def test_another_key_starts_anew_and_the_old_keys_session_is_used_no_more() -> None:
-    setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
+    setting = Setting(configured(TWO, refresh_s=DAY, interval_s=1000))
     async with running(setting):
         setting.bench.always[CENTER] = Reply(status=401)
-        setting.bench.revoke("ada")
+        setting.bench.replies["g1"].append(Reply(status=401))
         setting.push("ada", "busy")
         await setting.after(200)
         logins = len(setting.bench.logins)
         await setting.presence.reconfigure(
-            configured(ONE, identities=[Identity(agent_id="ada", api_key=Secret("new"))], refresh_s=DAY)
+            configured(TWO, identities=[Identity(agent_id="ada", api_key=Secret("new"))], refresh_s=DAY)
         )
+        setting.push("ada", "offline")
         await setting.after(1.3)
         assert setting.bench.keys[logins:] == ["new", "new"]
-        assert setting.bench.statuses("ada") == ["idle", "busy"]
+        assert setting.bench.statuses("ada", "g1") == setting.bench.statuses("ada", "g2") == ["idle", "busy"]
 
 
 async def test_an_agent_that_is_forgotten_logs_in_no_more() -> None:

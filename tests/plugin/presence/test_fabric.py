@@ -352,11 +352,13 @@ async def test_no_token_and_no_key_is_in_any_log_line(caplog: pytest.LogCaptureF
     one, two = LoopbackGuild("g1"), LoopbackGuild("g2")
     async with open_town(Town(one, two, timeout_s=0.5)) as town:
         for kind in (Reset(), Cut(), Hang(), NotHttp(), Status(code=500), unauthorised(), redirect(two.url)):
-            one.menu.add(kind, agent="user-ada")
+            one.menu.add(kind)
+            await town.presence.refresh()
         town.center.menu.add(Status(code=500))
         town.center.menu.add(Reset())
-        for _ in range(10):
-            await town.presence.refresh()
+        town.center.rotate("ada")
+        await town.presence.refresh()
+        assert town.center.login_count("ada") >= 2
         lines = [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
         shown = repr(town.presence.status())
     assert len(lines) > 10

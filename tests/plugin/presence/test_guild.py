@@ -368,6 +368,19 @@ async def test_a_guild_that_goes_away_again_right_after_an_outage_is_away_for_ev
         assert gate(setting).state == "waiting"
 
 
+async def test_a_cell_that_failed_once_long_ago_is_not_taken_for_the_culprit() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(status=500))
+        setting.push("ada", "busy")
+        await setting.after(60)
+        assert cell(setting).state == "in_sync"
+        setting.bench.always["g1"] = Reply(status=500)
+        setting.push("ada", "offline")
+        await setting.after(60)
+        assert gate(setting).state == "waiting"
+
+
 async def test_a_guild_behind_an_open_breaker_is_waiting_also_while_it_is_probed() -> None:
     setting = Setting(configured(ONE, refresh_s=DAY, interval_s=1000))
     async with running(setting):
@@ -484,6 +497,9 @@ async def test_trouble_is_logged_when_it_starts_and_when_it_is_over(caplog: pyte
     async with running(setting):
         await setting.after(500)
         setting.bench.always.clear()
+        await setting.after(100)
+        setting.bench.replies["g1"].append(Reply(status=500))
+        setting.push("a0", "busy")
         await setting.after(100)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "a guild does not take presence"),

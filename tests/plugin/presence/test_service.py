@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from plugin.config import Config, Fabric, Identity
+from plugin.presence.roster import off
 from plugin.presence.status import AgentStatus, CellStatus, GateStatus, GuildStatus, LeaveReport, RefreshResult
 from plugin.secret import Secret
 from tests.support.clock import settle
@@ -91,7 +92,7 @@ async def test_presence_that_is_off_waits_says_so_and_can_be_turned_on(config: C
     setting = Setting(config)
     async with running(setting):
         assert agent(setting).identity == "off"
-        assert agent(setting).guilds[0].state == "parked"
+        assert (agent(setting).guilds[0].state, agent(setting).guilds[0].reason) == ("parked", off(config))
         assert setting.presence.status().guilds == []
         assert await refreshed(setting) == RefreshResult(sent=0, failed=0, pending=0)
         await setting.presence.reconfigure(configured(ONE))
@@ -104,6 +105,32 @@ async def test_an_agent_that_was_not_read_yet_is_pending() -> None:
     async with running(setting):
         assert agent(setting).guilds[0].state == "pending"
         assert agent(setting).state is None
+
+
+async def test_status_says_why_something_is_not_shown_yet() -> None:
+    setting = Setting(configured([("ada", "g1"), ("bob", "g2"), ("cyd", "g1")], refresh_s=DAY))
+    async with running(setting):
+        setting.bench.always["g1"] = Reply(status=None, cause="refused")
+        setting.push("ada", "busy")
+        await setting.after(60)
+        setting.push("cyd", "busy")
+        setting.bench.always[CENTER] = Reply(status=502)
+        setting.bench.revoke("bob")
+        setting.push("bob", "busy")
+        await setting.after(60)
+        found = {one.agent_id: (one.guilds[0].state, one.guilds[0].reason) for one in setting.presence.status().agents}
+        assert found == {
+            "ada": ("unknown", "refused"),
+            "bob": ("pending", "no session yet: http_502"),
+            "cyd": ("unknown", "refused"),
+        }
+
+
+async def test_status_after_leaving_says_so() -> None:
+    setting = Setting(configured(ONE))
+    async with running(setting):
+        await setting.leave(1.5, within_s=0.1)
+        assert [(one.state, one.reason) for one in agent(setting).guilds] == [("parked", "left")]
 
 
 # --- refresh
@@ -323,6 +350,19 @@ async def test_another_user_id_is_sent_though_the_status_is_the_same() -> None:
         assert len(setting.bench.logins) == 1
 
 
+async def test_who_left_a_guild_is_set_offline_as_who_it_was_there() -> None:
+    setting = Setting(configured(TWO, identities=[known("ada", fabric_user_id="one")], refresh_s=DAY))
+    async with running(setting):
+        await setting.presence.reconfigure(
+            configured(ONE, identities=[known("ada", fabric_user_id="two")], refresh_s=DAY)
+        )
+        await setting.after(0.1)
+        assert setting.bench.rows["https://g2.example", "one"] == "offline"
+        assert ("https://g2.example", "two") not in setting.bench.rows
+        assert setting.bench.rows["https://g1.example", "two"] == "idle"
+        assert [one.guild_node_id for one in setting.presence.status().guilds] == ["g1"]
+
+
 async def test_another_key_logs_in_again_and_sends_nothing_that_is_shown_already() -> None:
     setting = Setting(configured(ONE, refresh_s=DAY))
     async with running(setting):
@@ -450,15 +490,15 @@ async def test_an_agent_that_was_just_coming_online_is_shown_offline_too() -> No
 
 
 async def test_a_configuration_that_comes_while_leaving_is_too_late() -> None:
-    setting = Setting(configured(ONE, refresh_s=DAY))
+    setting = Setting(configured(TWO, refresh_s=DAY))
     async with running(setting):
-        setting.bench.replies["g1"].append(Reply(delay_s=0.5))
-        leaving = asyncio.create_task(setting.presence.leave(1.5))
+        setting.bench.always["g2"] = HANGS
+        leaving = asyncio.create_task(setting.presence.leave(5.0))
         await setting.after(0.1)
         await setting.presence.reconfigure(setting.config)
-        await setting.after(1.5)
-        assert await leaving == LeaveReport(sent=1, missed=0)
-        assert setting.bench.statuses("ada") == ["idle", "offline"]
+        await setting.after(5)
+        assert await leaving == LeaveReport(sent=1, missed=1)
+        assert setting.bench.statuses("ada", "g1") == ["idle", "offline"]
 
 
 async def test_leaving_lets_what_is_in_flight_end_and_drops_what_is_queued() -> None:

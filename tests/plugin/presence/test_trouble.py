@@ -73,6 +73,15 @@ def test_a_trouble_of_many_is_one_line(troubles: Troubles, caplog: pytest.LogCap
     assert len(lines(caplog)) == 1
 
 
+def test_who_is_forgotten_has_no_trouble_any_more(troubles: Troubles, caplog: pytest.LogCaptureFixture) -> None:
+    troubles.add(LASTING, where="g1", who="ada", reason="x")
+    troubles.add(SINGLE, where="g2", who="ada", reason="x")
+    troubles.add(LASTING, where="g2", who="bob", reason="x")
+    lines(caplog)
+    troubles.forget("ada")
+    assert [text for _, text, _ in lines(caplog)] == ["it is well", "it is even"]
+
+
 def test_the_same_trouble_elsewhere_is_another(troubles: Troubles, caplog: pytest.LogCaptureFixture) -> None:
     troubles.add(LASTING, where="g1", who="ada", reason="x")
     troubles.add(LASTING, where="g2", who="ada", reason="x")
