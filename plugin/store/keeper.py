@@ -90,6 +90,8 @@ class Keeper:
                     return
                 self._writer = self._open()
                 self._close_reader()
+                if not self._lock.owner().made:
+                    self._sign(made=True)
             self._keep_reserve()
         except file.Newer as newer:
             self._fail(StoreState.UNUSABLE, str(newer))
@@ -152,7 +154,6 @@ class Keeper:
             return self._replace(str(damaged))
         if is_new and self._lock.owner().made:
             self._report(f"{path} was gone or empty: what was queued in it is lost", None)
-        self._sign(made=True)
         return writer
 
     def _open_file(self) -> tuple[sqlite3.Connection, bool]:
@@ -166,7 +167,6 @@ class Keeper:
         place = recovery.set_aside(self._folder, now_ms=round(self._clock.now() * 1000))
         salvage = recovery.refill(self._folder, place, steps=self._steps)
         writer, _ = self._open_file()
-        self._sign(made=True)
         self._report(reason, salvage)
         return writer
 

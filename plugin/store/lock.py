@@ -52,12 +52,16 @@ class Lock:
             return Owner()
 
     def sign(self, owner: Owner) -> None:
-        """Write who owns the folder, durably; only the owner may. OSError on a full disk."""
+        """Write who owns the folder; only the owner may. OSError on a full disk.
+
+        Who it is matters for as long as the process lives. That a database was made must outlive the machine.
+        """
         if self._fd is None:
             raise RuntimeError("Only the owner signs the lock")
         os.pwrite(self._fd, msgspec.json.encode(owner).ljust(SIGNED_BYTES), 0)
         os.ftruncate(self._fd, SIGNED_BYTES)
-        os.fsync(self._fd)
+        if owner.made:
+            os.fsync(self._fd)
 
     def release(self) -> None:
         """Let go; the file stays, since removing it would let two owners in."""
