@@ -125,14 +125,13 @@ class App:
         loop.call_soon_threadsafe(self._end, ending)
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop, *, interactive: bool) -> None:
-        # signal.signal, not the loop's own way: its handler runs even while the loop is stuck in Python code.
-        def on_sigterm(_number: int, _frame: FrameType | None) -> None:
-            self._end_from_thread(loop, "SIGTERM came", 0)
+        def end(number: int, _frame: FrameType | None) -> None:
+            self._end_from_thread(loop, f"{signal.Signals(number).name} came", 0)
 
-        signal.signal(signal.SIGTERM, on_sigterm)
-        if not interactive:
-            # A terminal's Ctrl-C reaches the whole process group: the host decides what it means, not its plugin.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # signal.signal, not the loop's own way: its handler runs even while the loop is stuck in Python code.
+        signal.signal(signal.SIGTERM, end)
+        # A terminal's Ctrl-C reaches the whole process group: when a host has the terminal, it decides what that means.
+        signal.signal(signal.SIGINT, end if interactive else signal.SIG_IGN)
 
     # -- start and stop ------------------------------------------------------------------------------------------
 

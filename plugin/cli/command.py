@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from plugin import __version__
 from protocol.claim import Wire
 
+INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C ended
 WHAT_IT_IS = """\
 agentic-sync is a plugin: an agent host launches it and speaks JSON-RPC 2.0 with it over stdin and stdout.
 A terminal is no host, so nothing was started. From here you can try:
@@ -68,4 +69,8 @@ def run(arguments: Sequence[str], wire: Wire | None) -> int:
         sys.stdout.write(WHAT_IT_IS)
         return 0
     module = cast("Subcommand", importlib.import_module(f"plugin.cli.{options.command}"))
-    return module.run(options, wire)
+    try:
+        return module.run(options, wire)
+    except KeyboardInterrupt:
+        sys.stderr.write("agentic-sync: interrupted\n")
+        return INTERRUPTED

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -152,3 +153,71 @@ async def test_the_demo_shows_the_whole_job_ends_by_itself_and_leaves_nothing_be
     assert list(work.iterdir()) == []
     assert picture.read_text().startswith("<svg")
     assert "http" not in picture.read_text().replace("http://www.w3.org/2000/svg", "")
+
+
+async def test_ctrl_c_ends_the_demo_without_a_traceback_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    work = tmp_path / "tmp"
+    work.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "plugin", "demo"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(tmp_path, TMPDIR=str(work)),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(50):
+        await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert err == b"agentic-sync: interrupted\n"
+    assert list(work.iterdir()) == []
+
+
+def ping(number: int) -> bytes:
+    return b'{"jsonrpc":"2.0","id":%d,"method":"ping"}\n' % number
+
+
+async def serving(folder: Path, stdin: int) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "plugin", "serve"),
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment(folder),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    return process, process.stdout
+
+
+async def answered(stdout: asyncio.StreamReader, number: int) -> None:
+    while b'"id":%d' % number not in await stdout.readline():
+        pass
+
+
+async def test_ctrl_c_ends_serving_at_a_terminal(tmp_path: Path) -> None:
+    terminal, ours = pty.openpty()
+    process, stdout = await serving(tmp_path, ours)
+    async with asyncio.timeout(50):
+        os.write(terminal, ping(1))
+        await answered(stdout, 1)
+        process.send_signal(signal.SIGINT)
+        await stdout.read()
+        assert await process.wait() == 0
+    os.close(terminal)
+    os.close(ours)
+
+
+async def test_ctrl_c_is_the_hosts_affair_where_the_host_has_the_terminal(tmp_path: Path) -> None:
+    process, stdout = await serving(tmp_path, asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    async with asyncio.timeout(50):
+        process.stdin.write(ping(1))
+        await answered(stdout, 1)
+        process.send_signal(signal.SIGINT)
+        process.stdin.write(ping(2))
+        await answered(stdout, 2)
+        process.stdin.close()
+        await stdout.read()
+        assert await process.wait() == 0
