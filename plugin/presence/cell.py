@@ -193,6 +193,7 @@ def resend(cell: Cell, now: float) -> None:
     """Send the cell now, whatever is confirmed and whatever it was parked for."""
     unpark(cell)
     cell.version += 1
+    cell.sent_at = -math.inf
     cell.due_at = now
 
 

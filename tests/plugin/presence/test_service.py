@@ -167,6 +167,14 @@ async def test_a_put_in_flight_when_refresh_is_asked_for_does_not_count() -> Non
         assert setting.bench.statuses("ada") == ["idle", "busy", "busy"]
 
 
+async def test_a_refresh_right_after_one_that_failed_waits_for_nothing() -> None:
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    async with running(setting):
+        setting.bench.replies["g1"].append(Reply(status=500))
+        assert await refreshed(setting, within_s=0.01) == RefreshResult(sent=0, failed=1, pending=0)
+        assert await refreshed(setting, within_s=0.01) == RefreshResult(sent=1, failed=0, pending=0)
+
+
 async def test_refresh_counts_neither_who_was_not_read_yet_nor_who_is_leaving() -> None:
     setting = Setting(configured([*TWO, ("bob", "g1")], refresh_s=DAY), states={"ada": "idle"})
     async with running(setting):
