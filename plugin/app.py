@@ -157,6 +157,7 @@ class App:
                 self._services = await Services.build(
                     self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
                 )
+                LOG.debug("the configuration in force", extra={"fields": sources.explain(self._config)})
                 self._running = self._tasks.create_task(self._services.run())
             return self._services
 

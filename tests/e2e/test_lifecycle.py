@@ -15,7 +15,7 @@ import pytest
 from plugin.loopback.faults import Delay, Hang
 from protocol.errors import RpcError
 from protocol.framing import Framing
-from tests.support.fleet import Fleet, dispatch, environment, field, fleet_on_loopback
+from tests.support.fleet import TOKEN, Fleet, dispatch, environment, field, fleet_on_loopback
 
 SERVE = [sys.executable, "-m", "plugin", "serve"]
 HARD_LIMIT_S = 1.5 + 1.0 + 5.0  # the deadline, the watchdog's second, and room for a busy machine
@@ -97,6 +97,14 @@ async def test_an_invalid_configuration_names_every_path_and_the_process_lives_o
         await host.call("initialize", {"config": fleet.config()})
         answer = await host.call("agentic.sync.push", {"dispatches": [dispatch(1)]})
         assert field(answer, "count") == 1
+
+
+async def test_the_configuration_in_force_is_logged_for_a_debugger_without_its_secrets(fleet: Fleet) -> None:
+    async with fleet.host(log={"level": "debug"}) as host:
+        line = await host.wait_for_log(lambda line: line.message == "the configuration in force")
+    platform = cast("dict[str, object]", line.fields["platform"])
+    assert (platform["base_url"], platform["api_key"]) == (fleet.platform.url, "***")
+    assert not any(TOKEN in str(line) for line in host.logs)
 
 
 async def test_a_protocol_version_that_it_cannot_speak_is_refused_with_those_it_can(fleet: Fleet) -> None:
