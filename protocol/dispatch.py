@@ -64,8 +64,9 @@ class Dispatcher:
         outcome = await library.call(library.request(call.method, [call.params], None), context, entry)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
-            error = outcome._error  # noqa: SLF001
-            return self._refuse(call, RpcError(error.code, error.message, error.data))
+            error = outcome._error.data  # noqa: SLF001
+            # What is not from an entry is from the library's own boundary, and holds the text of an exception.
+            return self._refuse(call, error if isinstance(error, RpcError) else self._internal(call.method, None))
         if isinstance(call, Notification):
             return None
         try:
@@ -80,6 +81,9 @@ class Dispatcher:
         translated = self._translate(error)
         if translated is not None:
             return translated
+        return self._internal(method, error)
+
+    def _internal(self, method: str, error: Exception | None) -> RpcError:
         trace_id = self._trace_id()
         fields = {"method": method, "trace_id": trace_id}
         logger.error("A handler failed", exc_info=error, extra={"fields": fields})
@@ -133,7 +137,7 @@ class _Entry:
             result = await self._method.handler(context, convert_params(self._method, params))
         except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here
             failure = self._explain(error, self._method.name)
-            return self._library.error(failure.code, failure.message, failure.data)
+            return self._library.error(failure.code, failure.message, failure)
         return self._library.success(None if self._method.notification else result)
 
 

@@ -6,6 +6,7 @@ belong to the intake until they end, by themselves or by `abandon`.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -52,13 +53,21 @@ class Intake:
     """Admits calls, runs their handlers, and sends the answers through the outlet."""
 
     def __init__(
-        self, remote: Remote, table: MethodTable, dispatcher: Dispatcher, outlet: Outlet, lanes: Lanes[Task]
+        self,
+        remote: Remote,
+        table: MethodTable,
+        dispatcher: Dispatcher,
+        outlet: Outlet,
+        lanes: Lanes[Task],
+        *,
+        on_end: Callable[[Task], None],
     ) -> None:
         self._remote = remote
         self._table = table
         self._dispatcher = dispatcher
         self._outlet = outlet
         self._lanes = lanes
+        self._on_end = on_end
         self._requests: Requests[Task] = Requests()
         self._stopped = False
         self._settled = asyncio.Event()  # a pulse
@@ -96,6 +105,7 @@ class Intake:
     def start(self, work: Work[Task]) -> None:
         """Serve work in a task of its own."""
         work.handle = asyncio.get_running_loop().create_task(self.serve(work))
+        work.handle.add_done_callback(self._on_end)
 
     async def serve(self, work: Work[Task]) -> None:
         """Run the handler of work whose turn it is, and answer; then start what waited for its place."""

@@ -118,12 +118,13 @@ class Peer:
             more=lambda: self._lanes.due > 0 or len(self._frames) > 0,
         )
         dispatcher = Dispatcher(table, translate=translate, trace_id=trace_id)
-        self._intake = Intake(self, table, dispatcher, self._outlet, self._lanes)
+        self._intake = Intake(self, table, dispatcher, self._outlet, self._lanes, on_end=self._on_end)
         self._calls: Calls[asyncio.Future[Response | None]] = Calls()
         self._on_first_message = on_first_message
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._defect: BaseException | None = None
         self._frames: deque[Frame] = deque()  # read, and not yet taken
         self._ended = False
         self._hung_up = False  # no answer can come any more
@@ -174,9 +175,8 @@ class Peer:
             reader = self._reader
             reader.cancel()
             await asyncio.wait({reader})
-        for task in (reader, writer):
-            if task.done() and not task.cancelled():
-                task.result()
+        if self._defect is not None:
+            raise self._defect
 
     async def call(self, method: str, params: object = None, *, timeout_s: float, result: type[T]) -> T:
         """Call the other side and return its answer as `result`.
@@ -291,7 +291,11 @@ class Peer:
         self._reader = self._read_on()
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        if task in (self._reader, self._writer):
+        defect = None if task.cancelled() else task.exception()
+        if defect is not None:
+            self._defect = self._defect or defect
+            logger.error("A connection failed for a defect of this program", exc_info=defect)
+        if defect is not None or task in (self._reader, self._writer):
             self._over.set()
 
     async def _read(self) -> None:

@@ -119,6 +119,20 @@ async def test_handlers_run_at_once_up_to_the_limit_and_start_in_order(make_wire
         assert stage.most_at_once == 3
 
 
+async def test_calls_start_in_order_whether_they_came_in_a_batch_or_alone(make_wire: MakeWire, stage: Stage) -> None:
+    async with served(await make_wire(), stage.table()) as (host, _):
+        await host.send(
+            [request("hold", 1, ["a"]), request("hold", 2, ["b"])],
+            request("hold", 3, ["c"]),
+            [request("hold", 4, ["d"])],
+            request("hold", 5, ["e"]),
+        )
+        await stage.wait_entered(*"abcde")
+        assert stage.entered == [*"abcde"]
+        stage.release(*"abcde")
+        assert len(await host.receive_many(4)) == 4
+
+
 async def test_what_finds_no_place_is_busy_and_urgent_methods_always_find_one(
     make_wire: MakeWire, stage: Stage
 ) -> None:

@@ -156,6 +156,24 @@ class TestSlowReader:
             answers = await host.answers(11)
             assert answers["h"]["code"] == Code.CANCELLED
 
+    async def test_requests_and_their_cancels_do_not_pile_up_answers(self, make_wire: MakeWire, stage: Stage) -> None:
+        limits = Limits(unsent_bytes=64 * KIB, handlers=1)
+        async with (
+            served(await make_wire(), stage.table(), limits=limits) as (host, peer),
+            asyncio.TaskGroup() as group,
+        ):
+            await host.request("hold", "h", ["a"])
+            pairs = [(request("hold", at, ["b"]), notification("$/cancelRequest", {"id": at})) for at in range(5_000)]
+            lines = "".join(json.dumps(one) + "\n" for pair in pairs for one in pair)
+            group.create_task(pour(host, lines.encode()))
+            await settled(peer)
+            assert peer.stats.requests < 5_000
+            assert peer.stats.unsent_bytes < limits.unsent_bytes + KIB
+            answers = await host.answers(5_000)
+            assert {error["code"] for error in answers.values()} == {Code.CANCELLED}
+            stage.release("a", "b")
+            assert (await host.receive())["id"] == "h"
+
     async def test_notices_wait_or_are_dropped(self, make_wire: MakeWire) -> None:
         async with served(await make_wire(), MethodTable([]), framing=Framing.NDJSON) as (host, peer):
             sent = 0

@@ -7,7 +7,8 @@ import pytest
 from protocol.errors import Code, PeerClosed, StreamClosed
 from protocol.framing import Framing
 from protocol.methods import Context, Method, MethodTable
-from protocol.peer import Peer
+from protocol.peer import Limits, Peer
+from tests.support.clock import settle
 from tests.support.stage import Named, Stage
 from tests.support.wires import PATIENCE_S, MakeWire, Raw, notification, request, running, served, until
 
@@ -94,6 +95,25 @@ class TestDrain:
             await host.nothing_before()
             assert "l" not in stage.entered
             assert await peer.drain(PATIENCE_S) is True
+
+    async def test_it_waits_until_the_answers_were_written(self, make_wire: MakeWire, stage: Stage) -> None:
+        async with served(await make_wire(), stage.table()) as (host, peer):
+            await host.send(*(request("echo", at, ["x" * 1_000, 1_000]) for at in range(2)))
+            await until(lambda: peer.stats.requests == 2)
+            await settle()
+            draining = asyncio.create_task(peer.idle())
+            await settle()
+            assert not draining.done()
+            await host.answers(2)
+            await draining
+
+    async def test_an_answer_that_nobody_reads_yet_stays_the_answer(self, make_wire: MakeWire, stage: Stage) -> None:
+        async with served(await make_wire(), stage.table(), limits=Limits(unsent_bytes=1_000)) as (host, peer):
+            await host.send(*(request("echo", at, ["x" * 1_000, 300]) for at in range(4)))
+            await until(lambda: peer.stats.requests == 4)
+            assert await peer.drain(0.01) is False
+            answers = await host.answers(4)
+            assert {len(answer) for answer in answers.values()} == {300_000}
 
     async def test_one_that_was_cancelled_and_will_not_go_is_answered_cancelled(
         self, make_wire: MakeWire, stage: Stage

@@ -150,6 +150,19 @@ async def test_what_json_cannot_carry_is_internal(method: Method[Any], caplog: p
     assert len(caplog.records) == 1
 
 
+async def test_not_even_a_translation_that_fails_tells_what_happened(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(error: Exception) -> RpcError | None:
+        raise ValueError(SECRET) from error
+
+    faulty = Dispatcher(MethodTable([raising(OwnError())]), translate=broken, trace_id=lambda: "trace-1")
+    payload = await faulty.dispatch(Request(1, "fail", None, 0), Context(Listener(), "fail", 1, None))
+    assert payload is not None
+    assert SECRET.encode() not in payload
+    error = json.loads(payload)["error"]
+    assert (error["code"], error["data"]["trace_id"]) == (Code.INTERNAL_ERROR, "trace-1")
+    assert SECRET in caplog.text
+
+
 async def test_a_notification_is_never_answered_but_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         await notify(ADD, params=[1])

@@ -12,7 +12,7 @@ from protocol.methods import Context, Method, MethodTable
 from protocol.peer import Limits, Peer
 from tests.support.clock import settle
 from tests.support.stage import Named, Nothing, Stage
-from tests.support.wires import PATIENCE_S, memory_wire, notification, request, served, until
+from tests.support.wires import PATIENCE_S, Raw, memory_wire, notification, request, served, until
 
 VAR: ContextVar[str] = ContextVar("VAR", default="clean")
 
@@ -183,6 +183,40 @@ async def test_a_program_that_ends_ends_its_handlers(stage: Stage) -> None:
     assert all(task.cancelled() for task in others)
     assert running in others
     assert stage.cancelled == ["a"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_handler_whose_task_is_ended_from_outside_is_answered(stage: Stage, *, alone: bool) -> None:
+    wire = await memory_wire()
+    async with served(wire, stage.table()) as (host, peer):
+        await host.send(request("hold", 1, ["a"]) if alone else [request("hold", 1, ["a"])])
+        await stage.wait_entered("a")
+        (task,) = peer._intake.tasks  # pyright: ignore[reportPrivateUsage] -- nobody else can know it
+        task.cancel()
+        answer = await host.receive()
+        assert (answer if alone else answer[0])["error"]["code"] == Code.CLOSED
+        assert task.cancelled()
+        await host.nothing_before()
+
+
+async def test_a_defect_of_a_handlers_task_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_context: Context, _params: Nothing) -> None:
+        raise LookupError
+
+    def untraceable() -> str:
+        raise ZeroDivisionError
+
+    table = MethodTable([Method(name="fail", handler=fail, params=Nothing)])
+    for message in (request("fail", 1), [request("fail", 1)]):
+        wire = await memory_wire()
+        peer = Peer(wire.ours, table, trace_id=untraceable)
+        await Raw(wire.theirs).send(message)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ZeroDivisionError):
+                await peer.run()
+            await peer.close()
+    defects = [record for record in caplog.records if record.name == "protocol.peer"]
+    assert [record.exc_info is not None for record in defects] == [True, True]
 
 
 async def test_a_handler_may_end_its_own_connection_without_being_interrupted(stage: Stage) -> None:
