@@ -31,7 +31,7 @@ def run(_options: argparse.Namespace, _wire: Wire | None) -> int:
     try:
         with closing(file.open_reader(folder)) as db:
             exported = export_queue(row for row in _rows(db) if row.state is not RowState.DEAD)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, file.Damaged, file.Newer) as error:
         sys.stderr.write(f"agentic-sync: the store in {folder} cannot be read: {error}\n")
         return 1
     sys.stdout.buffer.write(exported.rstrip(b"\n") + b"\n")

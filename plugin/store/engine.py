@@ -11,267 +11,278 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum, auto
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 from plugin.errors import StoreUnavailable
-from plugin.store import file
 from plugin.store.interface import StoreHealth, StoreState
-from plugin.store.keeper import Keeper, Trouble
+from plugin.store.keeper import CONTESTED_S, Keeper
 
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 MOST_TOGETHER = 256
-ATTEMPTS = 2
+TOGETHER_S = 0.002
+IDLE_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How long the thread waits: without work before it tidies up, for another owner to end, between two looks."""
+class Kind(Enum):
+    """What a job needs."""
 
-    idle_s: float = 3.0
-    overlap_s: float = 2.0
-    overlap_look_s: float = 0.1
-    look_s: float = 1.0
-
-
-USUAL = Pace()
+    READ = auto()  # any connection
+    WRITE = auto()
+    SEND = auto()  # like WRITE, but on a full disk its result counts though nothing was stored
+    READY = auto()  # that the file is open for writing
+    UNCONTESTED = auto()  # that no other process owns the folder
+    CLOSE = auto()
 
 
-class Need(Enum):
-    """What an operation asks of the store."""
+class Job(Generic[T]):
+    """One call: what it wants done, and who waits for it."""
 
-    READ = auto()
-    WRITE = auto()  # changes or frees what is there: goes on while the disk is full
-    ROOM = auto()  # takes something in
+    __slots__ = ("_future", "_value", "_work", "changed", "error", "kind", "performed")
 
-
-class _Operation:
-    """A function of a connection, and who waits for its end."""
-
-    def __init__(self, work: Callable[[sqlite3.Connection], None], need: Need, future: asyncio.Future[None]) -> None:
-        self.need = need
+    def __init__(self, kind: Kind, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T]) -> None:
+        self.kind = kind
         self.error: Exception | None = None
+        self.performed = False
+        self.changed = False
         self._work = work
         self._future = future
+        self._value: T | None = None
 
-    def attempt(self, db: sqlite3.Connection) -> bool:
-        """Do it; what it raised is its own, unless the store is to blame: then everybody's attempt fails."""
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of the caller."""
+        return self._future.get_loop()
+
+    def perform(self, db: sqlite3.Connection) -> None:
+        """Do the work and keep its result; errors of the database go through, any other is the caller's."""
+        self.error, self.performed, self.changed = None, False, False
+        before = db.total_changes
         try:
-            self._work(db)
-        except sqlite3.Error as error:
-            if file.is_foreseen(error):
+            self._value = self._work(db)
+        except Exception as error:  # the way from one thread to another: whatever it is, the caller gets it
+            if _is_of_the_database(error):
                 raise
             self.error = error
-        except Exception as error:  # noqa: BLE001 - carried to the caller, whatever it is
-            self.error = error
         else:
-            self.error = None
-        return self.error is None
+            self.performed = True
+            self.changed = db.total_changes != before
 
     def settle(self) -> None:
-        """Let the caller go on, if it still waits; only in its event loop."""
+        """Let the caller go on, in its own thread; it may have gone away."""
         if self._future.done():
             return
         if self.error is None:
-            self._future.set_result(None)
+            self._future.set_result(cast("T", self._value))
         else:
             self._future.set_exception(self.error)
 
 
 class Engine:
-    """Run operations on a folder's database; construct it inside the event loop that will wait for them."""
+    """Run jobs on a folder's database, from a thread that starts at once and never keeps a process alive."""
 
-    def __init__(self, keeper: Keeper, *, pace: Pace = USUAL) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self.commits = 0
         self._keeper = keeper
-        self._pace = pace
-        self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
-        self._taken: list[_Operation] = []
-        self._patient_until = time.monotonic() + pace.overlap_s
-        self._closed = False
-        self._failed = False
-        self._ended = asyncio.Event()
-        self._ready = asyncio.Event()
-        self._uncontested = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._thread.start()
+        self._queue: queue.SimpleQueue[Job[object]] = queue.SimpleQueue()
+        self._backlog: deque[Job[object]] = deque()
+        self._waiting: list[Job[object]] = []
+        self._closing: asyncio.Future[None] | None = None
+        self._last: Job[object] | None = None
+        threading.Thread(target=self._run, name="store", daemon=True).start()
 
     @property
     def health(self) -> StoreHealth:
         """Return how the store is, without waiting."""
-        if self._failed:
-            return StoreHealth(state=StoreState.UNUSABLE, reason="the store's thread has failed: see the log; restart")
         return self._keeper.health
 
-    async def wait_ready(self) -> None:
-        """Wait until the file is open for writing; StoreUnavailable once closed."""
-        await self._wait(self._ready)
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, kind: Kind = Kind.WRITE) -> T:
+        """Run `work` in a transaction, alone or with others; return its result after the commit.
 
-    async def wait_uncontested(self) -> None:
-        """Wait until no other process is known to own the folder; StoreUnavailable once closed."""
-        await self._wait(self._uncontested)
-
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, need: Need = Need.WRITE) -> T:
-        """Run `work` in a transaction of its own or with others; return its result after the commit.
-
-        It may be run a second time, after all of the first was undone. Raises what `work` raised (then nothing of it
-        is stored), StoreInUse or StoreUnavailable. A caller that is cancelled does not stop it.
+        Raises what `work` raised (then nothing of it is stored), StoreInUse or StoreUnavailable. A caller that is
+        cancelled takes nothing back.
         """
-        self._check_open()
-        results: list[T] = []
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put(_Operation(lambda db: results.append(work(db)), need, future))
-        await future
-        return results[-1]
+        if self._closing is not None:
+            raise StoreUnavailable("the store is closed")
+        return await self._submit(kind, work)
+
+    async def wait(self, kind: Kind) -> None:
+        """Wait until the store is READY, or UNCONTESTED; StoreUnavailable when it is closed before."""
+        await self.run(_nothing, kind=kind)
 
     async def close(self) -> None:
-        """Finish what was submitted, close, and let go of the folder."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-        await self._ended.wait()
+        """Finish what was submitted, close the file and let go of the folder."""
+        if self._closing is None:
+            self._closing = self._submit(Kind.CLOSE, _nothing)
+        await asyncio.shield(self._closing)
 
-    async def _wait(self, event: asyncio.Event) -> None:
-        self._check_open()
-        await event.wait()
-        self._check_open()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
+    def _submit(self, kind: Kind, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put(Job[object](kind, work, future))  # pyright: ignore[reportArgumentType]  # a job gives its future what its own work returned
+        return future
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while self._last is None:
+            self._keeper.attend()
+            self._answer_waiting()
+            job = self._next()
+            if job is None:
+                self._keeper.rest()
+            else:
+                self._serve(job)
+        left = [*self._backlog, *self._waiting]
+        for job in left:
+            job.error = StoreUnavailable("the store is closed")
+        self._keeper.close()
+        _settle([*left, self._last])
+
+    def _next(self) -> Job[object] | None:
+        """Return the next job, or None after a while without one."""
+        if self._backlog and not self._keeper.overlapping:
+            return self._backlog.popleft()
+        idle_s = IDLE_S if self._keeper.dirty else None
+        timeout_s = CONTESTED_S if self._keeper.writer is None else idle_s
         try:
-            while self._turn():
-                pass
-        except Exception:
-            self._failed = True
-            LOG.exception("the store's thread has failed")
-        finally:
-            self._keeper.close()
-            self._call(self._end)
-
-    def _turn(self) -> bool:
-        """Look after the folder, take what waits and do it; False at the end."""
-        keeper, pace = self._keeper, self._pace
-        patient = time.monotonic() < self._patient_until
-        keeper.look(every_s=pace.overlap_look_s if patient else pace.look_s)
-        if not keeper.contested and not self._uncontested.is_set():
-            self._call(self._uncontested.set)
-        if keeper.writable and not self._ready.is_set():
-            self._call(self._ready.set)
-        goes_on = self._take(self._wait_s(patient=patient))
-        if self._taken and not (keeper.contested and patient and goes_on):
-            self._perform([one for one in self._taken if one.need is not Need.READ])
-            self._perform([one for one in self._taken if one.need is Need.READ])
-            self._taken = []
-        elif not self._taken and keeper.busy:
-            keeper.rest()
-        return goes_on and not self._loop.is_closed()
-
-    def _wait_s(self, *, patient: bool) -> float | None:
-        """Return how long to wait for work: forever when the store is well and tidy."""
-        keeper, pace = self._keeper, self._pace
-        if keeper.contested and patient:
-            return pace.overlap_look_s
-        if keeper.full or not keeper.writable:
-            return pace.look_s
-        return pace.idle_s if keeper.busy else None
-
-    def _take(self, wait_s: float | None) -> bool:
-        """Wait for an operation and take all that wait with it; False when the end was among them."""
-        try:
-            operation = self._queue.get(timeout=wait_s)
-            while operation is not None:
-                self._taken.append(operation)
-                if len(self._taken) >= MOST_TOGETHER:
-                    return True
-                operation = self._queue.get_nowait()
+            return self._queue.get(timeout=timeout_s)
         except queue.Empty:
-            return True
-        return False
+            return None
 
-    def _perform(self, operations: Sequence[_Operation]) -> None:
-        error = self._keeper.refusal()
-        for _ in range(ATTEMPTS):
-            if self._keeper.full:
-                self._refuse([one for one in operations if one.need is Need.ROOM], self._keeper.refusal())
-                operations = [one for one in operations if one.need is not Need.ROOM]
-            if not operations:
+    def _answer_waiting(self) -> None:
+        keeper = self._keeper
+        fulfilled = {Kind.READY: keeper.writer is not None, Kind.UNCONTESTED: keeper.uncontested}
+        _settle([job for job in self._waiting if fulfilled[job.kind]])
+        self._waiting = [job for job in self._waiting if not fulfilled[job.kind]]
+
+    def _serve(self, job: Job[object]) -> None:
+        keeper = self._keeper
+        if job.kind is Kind.CLOSE:
+            self._last = job
+        elif job.kind in {Kind.READY, Kind.UNCONTESTED}:
+            self._waiting.append(job)
+        elif keeper.writer is not None:
+            self._serve_together(keeper.writer, job)
+        elif keeper.overlapping:
+            self._backlog.append(job)
+        elif keeper.reader is not None and job.kind is Kind.READ:
+            self._read(keeper.reader, job)
+        else:
+            job.error = keeper.refusal()
+            _settle([job])
+
+    def _read(self, db: sqlite3.Connection, job: Job[object]) -> None:
+        try:
+            job.perform(db)
+        except sqlite3.Error as error:
+            job.error = self._keeper.refusal(error)
+        _settle([job])
+
+    def _serve_together(self, db: sqlite3.Connection, first: Job[object]) -> None:
+        """Commit a job and all that wait behind it at once; when that fails, each by itself."""
+        jobs: list[Job[object]] = []
+        try:
+            with _transaction(db):
+                for job in self._arriving(first):
+                    jobs.append(job)
+                    _perform_within(db, job)
+        except sqlite3.Error:
+            for job in jobs or [first]:
+                self._serve_alone(job)
+        else:
+            self._worked(changed=any(job.changed for job in jobs))
+        _settle(jobs or [first])
+
+    def _arriving(self, first: Job[object]) -> Iterator[Job[object]]:
+        """Yield a job and those that wait or arrive behind it, for a moment."""
+        yield first
+        until = time.monotonic() + TOGETHER_S
+        for _ in range(MOST_TOGETHER - 1):
+            if self._backlog:
+                yield self._backlog.popleft()
+                continue
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if job.kind in {Kind.READ, Kind.WRITE, Kind.SEND}:
+                yield job
+            else:
+                self._serve(job)
+            if self._last is not None or time.monotonic() > until:
+                return
+
+    def _serve_alone(self, job: Job[object]) -> None:
+        """Run a job in a transaction of its own; once more if what went wrong could be mended."""
+        for final in (False, True):
+            db = self._keeper.writer
+            if db is None:
+                job.error = self._keeper.refusal()
                 return
             try:
-                self._attempt(operations)
-            except Trouble as trouble:
-                error = trouble.error
-                if not trouble.again:
-                    break
-            else:
-                self._settle(operations)
+                with _transaction(db):
+                    _perform_within(db, job)
+            except sqlite3.Error as error:
+                if self._keeper.failed(error, final=final):
+                    continue
+                if job.kind is Kind.SEND and job.performed and self._keeper.health.state is StoreState.FULL:
+                    return
+                job.error = self._keeper.refusal(error)
                 return
-        self._refuse(operations, error)
+            self._worked(changed=job.changed)
+            return
 
-    def _attempt(self, operations: Sequence[_Operation]) -> None:
-        writes = operations[0].need is not Need.READ
-        with self._keeper.using(writes=writes) as db:
-            if writes:
-                self._transact(db, operations)
-            else:
-                for operation in operations:
-                    operation.attempt(db)
+    def _worked(self, *, changed: bool) -> None:
+        self.commits += changed
+        self._keeper.worked(changed=changed)
 
-    def _transact(self, db: sqlite3.Connection, operations: Sequence[_Operation]) -> None:
-        changes = db.total_changes
-        db.execute("BEGIN IMMEDIATE")
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Generator[None]:
+    """Commit what is done within; undo it on an error, unless SQLite did so by itself."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _perform_within(db: sqlite3.Connection, job: Job[object]) -> None:
+    """Run a job among others; an error of its own undoes only what it did."""
+    db.execute("SAVEPOINT job")
+    job.perform(db)
+    if job.error is not None:
+        db.execute("ROLLBACK TO job")
+    db.execute("RELEASE job")
+
+
+def _is_of_the_database(error: Exception) -> bool:
+    """Say whether the file or the disk is to blame; a value that does not fit a column is the caller's."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _settle(jobs: Sequence[Job[object]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job[object]]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, its in by_loop.items():
         try:
-            for operation in operations:
-                db.execute("SAVEPOINT operation")
-                if not operation.attempt(db):
-                    db.execute("ROLLBACK TO operation")
-                db.execute("RELEASE operation")
-            db.execute("COMMIT")
-        except BaseException:
-            # On a full disk SQLite may have rolled back by itself.
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        self.commits += 1
-        if db.total_changes != changes:
-            self._keeper.busy = True
-
-    def _refuse(self, operations: Sequence[_Operation], error: StoreUnavailable) -> None:
-        for operation in operations:
-            operation.error = error
-        self._settle(operations)
-
-    # -- back to the event loop ----------------------------------------------------------------------------------
-
-    def _settle(self, operations: Sequence[_Operation]) -> None:
-        self._call(lambda: [operation.settle() for operation in operations])
-
-    def _end(self) -> None:
-        """Tell everybody who still waits that it is over; nobody can ask for anything after that."""
-        self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                operation = self._queue.get_nowait()
-                if operation is not None:
-                    self._taken.append(operation)
-        for operation in self._taken:
-            operation.error = StoreUnavailable("the store is closed")
-            operation.settle()
-        for event in (self._ended, self._ready, self._uncontested):
-            event.set()
-
-    def _call(self, callback: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
+            loop.call_soon_threadsafe(_settle_all, its)
         except RuntimeError:
             # The loop is gone and nobody waits any more; what was committed is committed.
             LOG.debug("the store outlived its event loop")
+
+
+def _settle_all(jobs: list[Job[object]]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """Do nothing: what is waited for is that the thread comes so far."""

@@ -1,29 +1,21 @@
-"""Open the database file: create it, refuse what is not ours, set the promises of durability."""
+"""The database file: create it, look at it before a byte is written, open it so that a commit lasts."""
 
 import os
-import re
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from plugin.store import schema
 
 NAME = "agentic-sync.db"
-JOURNALS = (f"{NAME}-journal", f"{NAME}-wal")
-FAMILY = (f"{NAME}-shm", *JOURNALS, NAME)  # the file itself comes last: while it lies there, nothing else was moved
+FAMILY = (NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}-journal")
 CHECKED_BYTES = 64 * 1024 * 1024  # a larger file is not read through at every start
 BUSY_S = 5.0
+CACHE_KIB = 16 * 1024
 JOURNAL_BYTES = 16 * 1024 * 1024
-MOUNTS = Path("/proc/self/mountinfo")
-# What a file system is called whose files other machines may have open: a shared-memory index is not safe there.
-# fmt: off
-REMOTE = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse",
-    "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre",
-    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "vboxsf", "virtiofs",
-})
-# fmt: on
+CHECKPOINT_PAGES = 2000
+_HEADER = b"SQLite format 3\x00"
+_MOUNTS = Path("/proc/self/mountinfo")
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs", "fuse.rclone"}
 
 
 class Damaged(Exception):
@@ -34,154 +26,177 @@ class Newer(Exception):
     """The file was written by a newer version; it is left as it is."""
 
 
-def make(folder: Path) -> bool:
-    """Create the file where there is none, readable by its owner alone; return whether there was none."""
-    path = folder / NAME
+def create(path: Path) -> bool:
+    """Create an empty file where there is none, readable by its owner alone; return whether there was none."""
     try:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
         return False
-    os.close(fd)
-    sync(folder)
     return True
 
 
-def sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def mounts() -> str:
-    """Return the table of mounted file systems; an empty text where the kernel keeps none."""
-    try:
-        return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def remote_kind(folder: Path, table: str) -> str | None:
-    """Return the name of the network file system that the folder lies on, by a table like /proc/self/mountinfo."""
-    where, best, kind = f"{folder.resolve()}/", "", ""
-    for line in table.splitlines():
-        fields, _, tail = line.partition(" - ")
-        # Blanks and backslashes in a place are written in octal. Of two mounts on one place the later one is seen.
-        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]).rstrip("/") + "/"
-        if where.startswith(place) and len(place) >= len(best):
-            best, kind = place, tail.split(" ")[0]
-    return kind if kind in REMOTE else None
-
-
-def open_writer(
-    folder: Path, *, journal: str = "WAL", steps: Sequence[schema.Step] = schema.STEPS
-) -> tuple[sqlite3.Connection, bool]:
-    """Open the one connection that writes, and say whether the tables had to be made.
-
-    The file is looked at before anything is written to it. Raises Damaged, Newer, sqlite3.Error or OSError.
-    """
-    path = folder / NAME
-    version = _examine(path, steps)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-    try:
-        if version == 0:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        if db.execute(f"PRAGMA journal_mode = {journal}").fetchone()[0] != journal.lower():
-            db.execute("PRAGMA journal_mode = TRUNCATE")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA fullfsync = 1")
-        db.execute("PRAGMA checkpoint_fullfsync = 1")
-        db.execute("PRAGMA secure_delete = 0")
-        db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
-        # SQLite opens a file that it may not write to for reading, and says so only when it is too late.
-        db.execute("BEGIN IMMEDIATE")
-        db.execute("ROLLBACK")
-        schema.migrate(db, version, folder / f"{NAME}.v{version}.backup", steps=steps)
-    except BaseException:
-        db.close()
-        raise
-    return db, version == 0
-
-
-def open_reader(folder: Path) -> sqlite3.Connection:
-    """Open the file for reading only: beside its writer, or in a folder that cannot be written to."""
-    try:
-        return _reader(folder / NAME, "mode=ro")
-    except sqlite3.OperationalError:
-        # The log's index cannot be made here. Where no log was left behind, the file alone is the whole truth.
-        if any(size_of(folder / name) for name in JOURNALS):
-            raise
-        return _reader(folder / NAME, "immutable=1")
-
-
-def _reader(path: Path, how: str) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_S
-    )
-    try:
-        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _examine(path: Path, steps: Sequence[schema.Step]) -> int:
-    """Return the version of the tables, 0 for an empty file; nothing is written, nor the log folded in."""
-    newest = len(steps)
-    # Only a connection that writes can roll a transaction back that was cut off.
-    how = "mode=rw" if size_of(path.with_name(JOURNALS[0])) else "mode=ro"
-    try:
-        with closing(_reader(path, how)) as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if tables and application != schema.APPLICATION_ID:
-                raise Damaged(f"{path} is a database of another program")
-            if version > newest:
-                raise Newer(
-                    f"{path} was written by a newer agentic-sync (version {version} of its tables, this one knows "
-                    f"{newest}); it is left as it is: run that version, or choose another state_dir"
-                )
-            if version == newest and (gone := schema.missing(db, steps)):
-                raise Damaged(f"{path} is damaged: it has no {', '.join(gone)}")
-            if size_of(path) <= CHECKED_BYTES:
-                (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-                if verdict != "ok":
-                    raise Damaged(f"{path} is damaged: {verdict}")
-    except sqlite3.Error as error:
-        if is_damage(error):
-            raise Damaged(f"{path} is damaged: {error}") from error
-        raise
-    return version if tables else 0
-
-
 def size_of(path: Path) -> int:
-    """Return a file's size in bytes, 0 where there is none."""
+    """Return a file's size in bytes; 0 when it is not there."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
+def file_system(folder: Path, mounts: str) -> str:
+    """Return the type of the file system a folder lies on, from the text of /proc/self/mountinfo; "" if unknown."""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        mount, _, device = line.partition(" - ")
+        place = mount.split(" ")[4].replace("\\040", " ").rstrip("/")
+        if len(place) >= best and f"{folder}/".startswith(f"{place}/"):
+            best, kind = len(place), device.split(" ")[0]
+    return kind
+
+
+def is_remote(folder: Path) -> bool:
+    """Say whether the folder lies on a network file system, where the log's shared index is not safe."""
+    if not _MOUNTS.exists():
+        return False
+    mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+    return file_system(folder.resolve(), mounts) in _REMOTE
+
+
+def open_writer(folder: Path, *, remote: bool) -> sqlite3.Connection:
+    """Open the one connection that writes; raise Damaged, Newer, sqlite3.Error or OSError."""
+    path = folder / NAME
+    examined = _examine(path)
+    path.chmod(path.stat().st_mode & 0o700)
+    db = connect(path, mode="rw")
+    try:
+        if not examined:
+            _check(db, path)
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if remote else 'WAL'}")
+        # A rollback journal is only safe once its folder knows of it, too.
+        db.execute(f"PRAGMA synchronous = {'EXTRA' if remote else 'FULL'}")
+        db.execute("PRAGMA fullfsync = 1")
+        db.execute("PRAGMA checkpoint_fullfsync = 1")
+        db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        # Nothing is written before the commit, so only a commit can find the disk full.
+        db.execute("PRAGMA cache_spill = 0")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA secure_delete = FAST")
+        schema.migrate(db, backup=folder / f"{NAME}.backup")
+        # SQLite opens a file that it must not write to without a word.
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("ROLLBACK")
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if is_damage(error):
+            raise Damaged(f"{path} is damaged ({error})") from error
+        raise
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_reader(folder: Path) -> sqlite3.Connection:
+    """Open the file for reading only; an empty database where there is none. Damaged, Newer, sqlite3.Error."""
+    path = folder / NAME
+    if not path.exists():
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        schema.migrate(db, backup=path)
+        return db
+    db = connect(path, mode="ro")
+    try:
+        _check_version(db, path)
+    except sqlite3.OperationalError:
+        db.close()
+        if size_of(folder / FAMILY[1]):
+            raise
+        # The log's index cannot be made here; where no log was left behind, the file alone is the whole truth.
+        db = connect(path, mode="ro", immutable=True)
+        _check_version(db, path)
+    return db
+
+
+def connect(path: Path, *, mode: str, immutable: bool = False) -> sqlite3.Connection:
+    """Connect to a file that exists, without transactions of Python's own."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=256)
+
+
+def _examine(path: Path) -> bool:
+    """Refuse what is damaged or newer without writing a byte; False when it cannot be told without writing."""
+    if not size_of(path):
+        return True
+    _examine_header(path)
+    db = connect(path, mode="ro")
+    try:
+        _check(db, path)
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise Damaged(f"{path} is damaged ({error})") from error
+        if isinstance(error, sqlite3.OperationalError):
+            # A journal that must be rolled back first, for one.
+            return False
+        raise
+    finally:
+        db.close()
+    return True
+
+
+def _examine_header(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        header = os.read(fd, 100)
+    finally:
+        os.close(fd)
+    if not header.startswith(_HEADER):
+        raise Damaged(f"{path} is damaged (it is not a database)")
+    version, application = int.from_bytes(header[60:64]), int.from_bytes(header[68:72])
+    if application == schema.APPLICATION_ID:
+        _refuse_newer(version, path)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    _check_version(db, path)
+    if path.stat().st_size <= CHECKED_BYTES:
+        verdict: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise Damaged(f"{path} is damaged ({verdict})")
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    application, version = schema.version_of(db)
+    tables: int = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables and application != schema.APPLICATION_ID:
+        raise Damaged(f"{path} is the database of another program")
+    _refuse_newer(version, path)
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > schema.VERSION:
+        raise Newer(
+            f"{path} was written by a newer agentic-sync (version {version} of its tables, this one knows "
+            f"{schema.VERSION}), and is left as it is: run that version, or choose another state_dir"
+        )
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Say whether an error means that the file is not what was written."""
-    name = name_of(error)
-    # A text that is no UTF-8 any more has no name of SQLite's: Python finds it.
-    undecodable = isinstance(error, sqlite3.OperationalError) and not name
-    return undecodable or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def is_foreseen(error: sqlite3.Error) -> bool:
-    """Say whether an error is the file's or the disk's, rather than of the statement that met it."""
-    name = name_of(error)
-    return is_damage(error) or (isinstance(error, sqlite3.OperationalError) and name != "SQLITE_ERROR")
+    # A text that is no UTF-8 was not written by us; Python finds it, and has no name for it.
+    return name_of(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error)
 
 
 def name_of(error: sqlite3.Error) -> str:
     """Return SQLite's name of an error; an empty text for one that Python raised by itself."""
     return getattr(error, "sqlite_errorname", None) or ""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder last."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,10 +1,8 @@
 """What the store keeps and what may be asked of it: values, and the `Store` protocol that any engine must pass.
 
-Every call returns after its commit. Every call may raise `StoreUnavailable` (disk full, read-only, unusable, closed)
-or `StoreInUse`; nothing of a call that raised is stored, but what was cancelled may be. While the disk is full, calls
-that take something in are refused; those that only read, send or settle go on as long as they can. Times are
-wall-clock milliseconds since 1970 and always an argument. Bodies are the exact bytes of one JSON object; they come
-back as they went in.
+Every call returns after its commit. Every call may raise `StoreUnavailable` (disk full, read-only, unusable) or
+`StoreInUse`; nothing of a call that raised is stored. Times are wall-clock milliseconds since 1970 and always an
+argument. Bodies are the exact bytes of one JSON object; they come back as they went in.
 """
 
 from collections.abc import Collection, Sequence
@@ -140,7 +138,7 @@ class QueueCounts:
     queued: int  # WAITING and APART
     dead: int
     bytes: int  # bodies of all of them
-    oldest_queued_ms: int | None  # when the row that is first in its agent's order was queued
+    oldest_queued_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,14 +219,11 @@ class StoreState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHealth:
-    """The store's state for `agentic.sync.status`: counts of a salvage, where the old files lie, who has the lock.
-
-    Of a salvage, `salvaged` and `lost` count records of the outbox; None when nobody can know.
-    """
+    """The store's state for `agentic.sync.status`: counts of a salvage, where the old files lie, who has the lock."""
 
     state: StoreState
     reason: str | None = None
-    salvaged: int | None = None
+    salvaged: int | None = None  # records of the outbox, dead letters included
     lost: int | None = None
     set_aside: str | None = None
     pid: int | None = None
@@ -243,14 +238,11 @@ class Store(Protocol):
         ...
 
     async def wait_ready(self) -> None:
-        """Wait until this process owns the folder and the file is open for writing; StoreUnavailable once closed."""
+        """Wait until this process owns the folder and the file is open; return at once when it does."""
         ...
 
     async def wait_uncontested(self) -> None:
-        """Wait until no other process owns the folder; a folder that cannot be used at all is nobody's.
-
-        StoreUnavailable once closed.
-        """
+        """Wait until no other process owns the folder; a folder that cannot be used at all is nobody's."""
         ...
 
     async def enqueue(
@@ -282,21 +274,21 @@ class Store(Protocol):
     ) -> Batch | None:
         """Return the next batch to send, forming and recording it if need be; None when nothing is due.
 
-        Agents in `busy` are passed over (their request is in flight). Formed batches come before new ones; batches
-        with fewer failures before those with `failures` >= 3 or suspects that failed, else oldest first; APART rows
-        once due, last (one that is due more than 310 s from now is due: the clock was put back). A batch holds one
-        agent's oldest WAITING rows in row order, all of one fleet node, at most max_records and max_bytes of bodies
-        (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
-        `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent; what
-        is left of its batch goes out under another key.
+        Agents in `busy` are passed over (their request is in flight). Formed batches come before new ones, oldest
+        first. Those with `failures` >= 3 and suspects that failed come after new ones, fewest failures first, so that
+        each is tried in turn. APART rows come last, once due; a time more than 310 s away has come: the clock jumped.
+        A batch holds one agent's oldest WAITING rows of one fleet node in row order, at most max_records and max_bytes
+        of bodies (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
+        `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent.
+        On a full disk the batch is returned though it could not be recorded; `record` makes up for it.
         """
         ...
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
         """Record what an answer did to a batch, and the platform's new gate with it, in one transaction.
 
-        `Acknowledged` holds for every row of the batch that is still there; the other changes only for a batch that
-        is as it was when it was claimed. Acknowledging twice is acknowledging once.
+        A change to rows that are no longer as they were claimed is none, so a call may be repeated; the gate is
+        recorded each time. ValueError: a `Split` of one record, a `Dead` or `SetApart` of several.
         """
         ...
 
@@ -329,17 +321,23 @@ class Store(Protocol):
         ...
 
     async def retry_dead(self, rows: Sequence[int] | None, *, now_ms: int) -> int:
-        """Move dead letters (all, or those rows) back to WAITING, at their old place; return how many."""
+        """Move dead letters (all, or those rows) back to WAITING; return how many.
+
+        One whose record was queued anew meanwhile goes away instead.
+        """
         ...
 
     async def drop_dead(self, rows: Sequence[int] | None) -> int:
-        """Delete dead letters (all, or those rows) for good; return how many. No scan brings that version back."""
+        """Delete dead letters (all, or those rows) for good; return how many. A scan will not queue them again."""
         ...
 
     async def replace_context(
-        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry
+        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
     ) -> None:
-        """Make these rows, newest first, the whole cache of (platform, agent); write history and last pull."""
+        """Make these rows, newest first, the whole cache of (platform, agent); write history and last pull.
+
+        Of two rows with one id the newer stays; the newest `keep` stay.
+        """
         ...
 
     async def merge_context(

@@ -1,18 +1,20 @@
-"""The ledger: which version of a record the platform has. Inside a transaction."""
+"""The ledger: which version of a record the platform has, and which versions nobody wants. Inside a transaction."""
 
 import sqlite3
 
-EVERYWHERE = ""  # stands for every platform: a dead letter that was dropped is wanted by none
-
 
 def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, core_fingerprint: str | None) -> bool:
-    """Say whether the platform has this version; a row of the Go agent's ledger knows only its core fingerprint."""
+    """Say whether this version needs no sending: the platform has it, or it was a dead letter that was dropped.
+
+    A row that came from the Go agent's ledger knows only its core fingerprint.
+    """
     found = db.execute(
-        "SELECT fingerprint, core_fingerprint FROM ledger WHERE platform = ?1 AND record = ?3"
-        " UNION ALL SELECT fingerprint, core_fingerprint FROM ledger WHERE platform = ?2 AND record = ?3",
-        (platform, EVERYWHERE, record),
+        "SELECT 1 FROM ledger WHERE platform = ?1 AND record = ?2"
+        " AND (fingerprint = ?3 OR (fingerprint = '' AND core_fingerprint = ?4))"
+        " UNION ALL SELECT 1 FROM dropped WHERE record = ?2 AND fingerprint = ?3",
+        (platform, record, fingerprint, core_fingerprint),
     )
-    return any(had == fingerprint or (not had and core is not None and core == core_fingerprint) for had, core in found)
+    return found.fetchone() is not None
 
 
 def write(
@@ -34,8 +36,12 @@ def write_core(db: sqlite3.Connection, platform: str, record: str, core_fingerpr
     )
 
 
+def drop(db: sqlite3.Connection, record: str, fingerprint: str) -> None:
+    """Remember that this version is wanted by no platform."""
+    db.execute("INSERT INTO dropped VALUES (?, ?) ON CONFLICT DO NOTHING", (record, fingerprint))
+
+
 def size(db: sqlite3.Connection) -> int:
-    """Count the rows."""
-    return db.execute("SELECT ifnull(sum(records), 0) FROM ledger_total WHERE platform <> ?", (EVERYWHERE,)).fetchone()[
-        0
-    ]
+    """Count what platforms have; the cost does not grow with it."""
+    count: int = db.execute("SELECT records FROM volume WHERE what = 'ledger'").fetchone()[0]
+    return count

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-# What is signed always has the same length and is written at once: nobody ever reads half of it.
-SIGNED_BYTES = 128
-
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """What the lock file says: who has it, since when, and whether a database was ever made beside it."""
@@ -27,11 +24,13 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Return whether this is the owner."""
+        """Return whether this process is the owner."""
         return self._fd is not None
 
     def take(self) -> bool:
-        """Try to become the owner; raise OSError where the folder does not let a file be made."""
+        """Become the owner, or be it already; False while another is. OSError where no such file can be made."""
+        if self._fd is not None:
+            return True
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,16 +51,12 @@ class Lock:
             return Owner()
 
     def sign(self, owner: Owner) -> None:
-        """Write who owns the folder; only the owner may. OSError on a full disk.
-
-        Who it is matters for as long as the process lives. That a database was made must outlive the machine.
-        """
+        """Write who owns the folder; only the owner may. OSError when the disk is full."""
         if self._fd is None:
-            raise RuntimeError("Only the owner signs the lock")
-        os.pwrite(self._fd, msgspec.json.encode(owner).ljust(SIGNED_BYTES), 0)
-        os.ftruncate(self._fd, SIGNED_BYTES)
-        if owner.made:
-            os.fsync(self._fd)
+            raise RuntimeError("only the owner signs the lock")
+        text = msgspec.json.encode(owner)
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
 
     def release(self) -> None:
         """Let go; the file stays, since removing it would let two owners in."""

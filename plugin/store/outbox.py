@@ -2,33 +2,32 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from plugin.errors import QueueFull
 from plugin.store import ledger
 from plugin.store.interface import Caps, Enqueued, QueueCounts, QueueRow, Record, RowState
-
-LEFT = "state IN ('waiting', 'apart')"
 
 
 def enqueue(
     db: sqlite3.Connection, agent: str, records: Sequence[Record], *, caps: Caps, now_ms: int, scanned_for: str | None
 ) -> Enqueued:
     """Add the records that are not known yet: all of them or, of scanned ones, as many as there is room for."""
-    fresh = list(_fresh(db, agent, records, scanned_for))
-    taken = _within(db, fresh, caps, partly=scanned_for is not None)
-    rows = [insert(db, agent, record, queued_ms=now_ms) for record in taken]
-    return Enqueued(
-        added=len(taken),
-        known=len(records) - len(fresh),
-        left_out=len(fresh) - len(taken),
-        last_row=rows[-1] if rows else _last_row(db, agent),
-    )
-
-
-def _last_row(db: sqlite3.Connection, agent: str) -> int:
-    found = db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (agent,))
-    return found.fetchone()[0] or 0
+    count, size = db.execute("SELECT sum(records), sum(bytes) FROM volume WHERE what <> 'ledger'").fetchone()
+    known = left_out = last = 0
+    before: int = count
+    for record in records:
+        if _needs_no_row(db, agent, record, scanned_for):
+            known += 1
+        elif count < caps.records and size + len(record.body) <= caps.bytes:
+            last = insert(db, agent, record, queued_ms=now_ms)
+            count += 1
+            size += len(record.body)
+        elif scanned_for is None:
+            raise _full(db, caps, by_count=count >= caps.records)
+        else:
+            left_out += 1
+    return Enqueued(added=count - before, known=known, left_out=left_out, last_row=last or _newest_waiting(db, agent))
 
 
 def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int) -> int:
@@ -46,114 +45,128 @@ def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int
             queued_ms,
         ),
     ).lastrowid
-    if row is None:
-        raise RuntimeError("A row was written without a number")
     digest = hashlib.sha256(record.body).digest()
-    db.execute("INSERT INTO body (row, body, sha256) VALUES (?, ?, ?)", (row, record.body, digest))
-    return row
+    db.execute("INSERT INTO body (row, sha256, body) VALUES (?, ?, ?)", (row, digest, record.body))
+    return row or 0
 
 
-def is_queued(db: sqlite3.Connection, agent: str, record: Record) -> bool:
-    """Say whether the agent's queue holds this very record, still to be sent."""
+def is_queued(db: sqlite3.Connection, agent: str, record: str, fingerprint: str) -> bool:
+    """Say whether the agent's queue holds this version, still to be sent."""
     found = db.execute(
-        f"SELECT 1 FROM outbox WHERE record = ? AND fingerprint = ? AND agent = ? AND {LEFT}",  # noqa: S608 - a constant
-        (record.id, record.fingerprint, agent),
+        "SELECT 1 FROM outbox WHERE record = ? AND fingerprint = ? AND agent = ? AND state IN ('waiting', 'apart')",
+        (record, fingerprint, agent),
     )
     return found.fetchone() is not None
 
 
 def is_known(db: sqlite3.Connection, platform: str, mark: tuple[str, str, str | None]) -> bool:
     """Say whether a scanned record is delivered, queued for any agent, or a dead letter already."""
-    record, fingerprint, _ = mark
-    if ledger.has(db, platform, *mark):
-        return True
+    return _has_row(db, *mark[:2]) or ledger.has(db, platform, *mark)
+
+
+def _has_row(db: sqlite3.Connection, record: str, fingerprint: str) -> bool:
     found = db.execute("SELECT 1 FROM outbox WHERE record = ? AND fingerprint = ?", (record, fingerprint))
     return found.fetchone() is not None
 
 
-def _fresh(db: sqlite3.Connection, agent: str, records: Sequence[Record], scanned_for: str | None) -> Iterator[Record]:
-    seen: set[tuple[str, str]] = set()
-    for record in records:
-        identity = (record.id, record.fingerprint)
-        if identity in seen:
-            continue
-        seen.add(identity)
-        if scanned_for is None:
-            known = is_queued(db, agent, record)
-        else:
-            known = is_known(db, scanned_for, (*identity, record.core_fingerprint))
-        if not known:
-            yield record
+def _needs_no_row(db: sqlite3.Connection, agent: str, record: Record, scanned_for: str | None) -> bool:
+    if scanned_for is None:
+        return is_queued(db, agent, record.id, record.fingerprint)
+    return is_known(db, scanned_for, (record.id, record.fingerprint, record.core_fingerprint))
 
 
-def _within(db: sqlite3.Connection, records: Sequence[Record], caps: Caps, *, partly: bool) -> Sequence[Record]:
-    count, size, dead = db.execute(
-        "SELECT ifnull(sum(records), 0), ifnull(sum(bytes), 0), ifnull(sum(records) FILTER (WHERE state = 'dead'), 0)"
-        " FROM totals"
-    ).fetchone()
-    for position, record in enumerate(records):
-        count, size = count + 1, size + len(record.body)
-        if count <= caps.records and size <= caps.bytes:
-            continue
-        if partly:
-            return records[:position]
-        what, cap = ("records", caps.records) if count > caps.records else ("bytes", caps.bytes)
-        raise QueueFull(
-            f"the outbox would hold more than queue.max_{what} = {cap}; nothing of this call was stored. "
-            f"Let it drain, raise the cap, or retry or drop its {dead} dead letters"
+def _full(db: sqlite3.Connection, caps: Caps, *, by_count: bool) -> QueueFull:
+    dead: int = db.execute("SELECT records FROM volume WHERE what = 'dead'").fetchone()[0]
+    what, cap = ("records", caps.records) if by_count else ("bytes", caps.bytes)
+    return QueueFull(
+        f"the outbox would hold more than queue.max_{what} = {cap}, and nothing of this call was stored: let it drain, "
+        f"raise the cap, or retry or drop its dead letters ({dead} now)"
+    )
+
+
+def _newest_waiting(db: sqlite3.Connection, agent: str) -> int:
+    rows = (
+        row
+        for batched in ("IS NULL", "> 0")
+        for (row,) in db.execute(
+            f"SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting' AND batch {batched}",  # noqa: S608 - two constants
+            (agent,),
         )
-    return records
+    )
+    return max(row or 0 for row in rows)
 
 
 def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
     """Count one agent's rows or all."""
-    queued, dead, size = db.execute(
-        "SELECT ifnull(sum(records) FILTER (WHERE state <> 'dead'), 0),"
-        " ifnull(sum(records) FILTER (WHERE state = 'dead'), 0), ifnull(sum(bytes), 0)"
-        " FROM totals WHERE ? IS NULL OR agent = ?",
-        (agent, agent),
-    ).fetchone()
-    oldest_ms = [
-        db.execute(
-            "SELECT min((SELECT queued_ms FROM outbox WHERE outbox.agent = totals.agent"  # noqa: S608 - our own names
-            f" AND outbox.state = '{state}' ORDER BY row LIMIT 1))"
-            f" FROM totals WHERE state = '{state}' AND (? IS NULL OR agent = ?)",
-            (agent, agent),
-        ).fetchone()[0]
-        for state in (RowState.WAITING, RowState.APART)
-    ]
+    found = (
+        db.execute("SELECT what, records, bytes FROM volume WHERE what <> 'ledger'")
+        if agent is None
+        else db.execute("SELECT state, records, bytes FROM totals WHERE agent = ?", (agent,))
+    )
+    by_state = {state: (records, size) for state, records, size in found}
+    dead = by_state.get("dead", (0, 0))[0]
+    agents = [agent] if agent is not None else agents_with(db, "waiting", "apart")
     return QueueCounts(
-        queued=queued,
+        queued=sum(records for records, _ in by_state.values()) - dead,
         dead=dead,
-        bytes=size,
-        oldest_queued_ms=min((ms for ms in oldest_ms if ms is not None), default=None),
+        bytes=sum(size for _, size in by_state.values()),
+        oldest_queued_ms=min((at for name in agents for at in _heads(db, name)), default=None),
     )
 
 
+def agents_with(db: sqlite3.Connection, *states: str) -> list[str]:
+    """Return the agents that have rows in these states."""
+    marks = ", ".join("?" * len(states))
+    found = db.execute(
+        f"SELECT DISTINCT agent FROM totals WHERE records > 0 AND state IN ({marks})",  # noqa: S608 - question marks
+        states,
+    )
+    return [agent for (agent,) in found]
+
+
+def _heads(db: sqlite3.Connection, agent: str) -> list[int]:
+    """Return when the first of the agent's rows was queued: of those in no batch, in one, and set apart."""
+    found = db.execute(
+        "SELECT queued_ms FROM outbox WHERE row IN ("
+        " SELECT * FROM (SELECT row FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch IS NULL"
+        "                ORDER BY row LIMIT 1)"
+        " UNION ALL SELECT min(first_row) FROM batch WHERE agent = ?1"
+        " UNION ALL SELECT min(row) FROM outbox WHERE agent = ?1 AND state = 'apart')",
+        (agent,),
+    )
+    return [at for (at,) in found]
+
+
 def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
-    """Count the agent's WAITING rows up to a row: all of them but the newer ones, which are few."""
-    return db.execute(
+    """Count the agent's WAITING rows up to a row.
+
+    What lies beyond it is counted instead: a push asks again and again while the rows up to it drain.
+    """
+    (count,) = db.execute(
         "SELECT ifnull((SELECT records FROM totals WHERE agent = ?1 AND state = 'waiting'), 0)"
-        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND row > ?2)",
+        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch IS NULL AND row > ?2)"
+        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch > 0 AND row > ?2)",
         (agent, up_to_row),
-    ).fetchone()[0]
+    ).fetchone()
+    return int(count)
 
 
 def next_due_ms(db: sqlite3.Connection) -> int | None:
     """Return when the next row may go."""
-    if db.execute("SELECT 1 FROM totals WHERE state = 'waiting' LIMIT 1").fetchone() is not None:
-        return 0
-    return db.execute("SELECT min(due_ms) FROM outbox WHERE state = 'apart'").fetchone()[0]
+    due: int | None = db.execute(
+        "SELECT CASE WHEN (SELECT records FROM volume WHERE what = 'waiting') THEN 0"
+        " ELSE (SELECT min(due_ms) FROM outbox WHERE state = 'apart') END"
+    ).fetchone()[0]
+    return due
 
 
 def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: int) -> tuple[QueueRow, ...]:
-    """List rows by number; of a body that is gone, an empty one."""
-    which = "" if state is None else f" AND state = '{state}'"
+    """List rows by number; a body that is gone is empty."""
     found = db.execute(
-        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node,"  # noqa: S608 - our own words
-        " ifnull(body, x''), reason, status, answer"
-        f" FROM outbox LEFT JOIN body USING (row) WHERE row > ?{which} ORDER BY row LIMIT ?",
-        (after, limit),
+        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node, ifnull(body, x''), reason, status,"
+        " answer FROM outbox LEFT JOIN body USING (row) WHERE row > ? AND (? IS NULL OR state = ?)"
+        " ORDER BY row LIMIT ?",
+        (after, state, state, limit),
     )
     return tuple(
         QueueRow(
@@ -161,7 +174,7 @@ def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: i
             agent_id=agent,
             record_id=record,
             fingerprint=fingerprint,
-            state=RowState(state),
+            state=RowState(stands),
             queued_ms=queued_ms,
             fleet_node_id=fleet_node,
             body=body,
@@ -169,33 +182,48 @@ def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: i
             status=status,
             answer=answer,
         )
-        for row, agent, record, fingerprint, state, queued_ms, fleet_node, body, reason, status, answer in found
+        for row, agent, record, fingerprint, stands, queued_ms, fleet_node, body, reason, status, answer in found
     )
 
 
-def retry_dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> int:
-    """Move dead letters back to WAITING, at their old place in the order."""
-    return db.executemany(
-        "UPDATE outbox SET state = 'waiting', batch = NULL, due_ms = NULL, reason = NULL, status = NULL, answer = NULL"
-        " WHERE row = ? AND state = 'dead'",
-        _dead(db, numbers),
-    ).rowcount
+def retry_dead(db: sqlite3.Connection, numbers: Sequence[int] | None, *, now_ms: int) -> int:
+    """Move dead letters back to WAITING, at their old place in the order.
 
-
-def drop_dead(db: sqlite3.Connection, numbers: Sequence[int] | None, *, now_ms: int) -> int:
-    """Delete dead letters; the ledger remembers them, so that a scan does not bring them back."""
-    dropped = 0
+    One whose record was queued anew meanwhile goes away instead: it is sent once.
+    """
+    retried = 0
     for row in _dead(db, numbers):
-        mark = db.execute(
-            "DELETE FROM outbox WHERE row = ? AND state = 'dead' RETURNING record, fingerprint, core_fingerprint", row
+        agent, record, fingerprint = db.execute(
+            "SELECT agent, record, fingerprint FROM outbox WHERE row = ?", (row,)
         ).fetchone()
-        if mark is not None:
-            ledger.write(db, ledger.EVERYWHERE, *mark, now_ms=now_ms)
-            dropped += 1
-    return dropped
+        if is_queued(db, agent, record, fingerprint):
+            db.execute("DELETE FROM outbox WHERE row = ?", (row,))
+        else:
+            db.execute(
+                "UPDATE outbox SET state = 'waiting', queued_ms = ?, due_ms = NULL, reason = NULL, status = NULL,"
+                " answer = NULL WHERE row = ?",
+                (now_ms, row),
+            )
+        retried += 1
+    return retried
 
 
-def _dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> list[tuple[int]]:
-    if numbers is not None:
-        return [(row,) for row in numbers]
-    return db.execute("SELECT row FROM outbox WHERE state = 'dead'").fetchall()
+def drop_dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> int:
+    """Delete dead letters; the ledger remembers them, so that a scan does not bring them back."""
+    dead = _dead(db, numbers)
+    for row in dead:
+        record, fingerprint = db.execute(
+            "DELETE FROM outbox WHERE row = ? RETURNING record, fingerprint", (row,)
+        ).fetchone()
+        ledger.drop(db, record, fingerprint)
+    return len(dead)
+
+
+def _dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> list[int]:
+    if numbers is None:
+        return [row for (row,) in db.execute("SELECT row FROM outbox WHERE state = 'dead' ORDER BY row")]
+    return [
+        row
+        for number in dict.fromkeys(numbers)
+        for (row,) in db.execute("SELECT row FROM outbox WHERE row = ? AND state = 'dead'", (number,))
+    ]

@@ -1,196 +1,221 @@
 """A damaged file is set aside whole, and what can be read of it goes into a fresh one, row by row.
 
-It may be cut off at any point: the fresh file takes the old one's place only once it is complete, and the folder that
-it is made in says, for as long as it is there, that the work is not done.
+The fresh file is finished before the damaged one is moved, and takes its name last. So a crash on the way leaves either
+the damaged file, and all begins again, or only the finished one, which `finish` puts in place.
 """
 
+import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Generator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from plugin.store import schema
-from plugin.store.file import FAMILY, JOURNALS, NAME, make, open_writer, size_of, sync
+from plugin.store.file import FAMILY, NAME, connect, create, name_of, size_of, sync_folder
 
-ASIDE = "agentic-sync.corrupt-"
-WORK = "salvage"
-# What is copied besides the outbox. Totals are counted anew.
-NUMBERED = ("batch", "context", "history")
-KEYED = ("ledger", "pulled", "times", "gate", "import")
-MOST_PROBES = 100_000
-MOST_FAILURES = 20_000
+SALVAGE = f"{NAME}.salvage"
+COPY = f"{NAME}.copy"
+MAX_PROBES = 200_000
+# Those with numbered rows can be asked for row by row, past any damage; of the others both ends are read up to it.
+_NUMBERED = (("batch", "id"), ("context", "position"), ("history", "id"))
+_KEYED = ("ledger", "dropped", "pulled", "times", "gate", "import")
 
-_Row = tuple[object, ...]
+Row = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Salvage:
-    """What was saved of the outbox, in records, and how many more there were; None when nobody can know."""
+    """What was saved of the outbox, in records, and how many more there had been; where the damaged files lie."""
 
-    salvaged: int | None
-    lost: int | None
+    salvaged: int
+    lost: int
     set_aside: str
 
 
-def unfinished(folder: Path) -> Path | None:
-    """Return the place of a salvage that was cut off."""
-    return next((work.parent for work in sorted(folder.glob(f"{ASIDE}*/{WORK}"))), None)
-
-
-def set_aside(folder: Path, *, now_ms: int) -> Path:
-    """Move the file and its logs into a folder of their own; return it. What was cut off before is carried on."""
-    place = unfinished(folder) or _new_place(folder, now_ms)
-    if not (place / NAME).exists():
-        for name in FAMILY:
-            with suppress(FileNotFoundError):
-                os.rename(folder / name, place / name)  # noqa: PTH104 - of a name that is there: replaces nothing
-    sync(place)
-    sync(folder)
-    return place
-
-
-def _new_place(folder: Path, now_ms: int) -> Path:
-    place, taken = folder / f"{ASIDE}{now_ms}", 0
-    while place.exists():
-        taken += 1
-        place = folder / f"{ASIDE}{now_ms}-{taken}"
-    place.mkdir(mode=0o700)
-    try:
-        (place / WORK).mkdir(mode=0o700)
-    except OSError:
-        place.rmdir()
-        raise
-    sync(place)
-    sync(folder)
-    return place
-
-
-def refill(folder: Path, place: Path, *, steps: Sequence[schema.Step] = schema.STEPS) -> Salvage:
-    """Put a fresh file in the folder, made of what can be read in a place, which stays as it was found."""
-    work = place / WORK
-    saved = lost = None
-    # Where there is a file already, it is the fresh one: only the end of this was cut off.
-    if not size_of(folder / NAME):
-        shutil.rmtree(work)
-        old, new = work / "old", work / "new"
-        for made in (work, old, new):
-            made.mkdir(mode=0o700)
-        for name in (*JOURNALS, NAME):
-            with suppress(FileNotFoundError):
-                shutil.copyfile(place / name, old / name)
-        make(new)
-        fresh, _ = open_writer(new, journal="MEMORY", steps=steps)
-        with closing(fresh), closing(sqlite3.connect(old / NAME, isolation_level=None)) as damaged:
-            saved, lost = _copy(damaged, fresh)
-        os.replace(new / NAME, folder / NAME)  # noqa: PTH105 - a half-made file never lies there
-        sync(folder)
-    shutil.rmtree(work)
-    return Salvage(salvaged=saved, lost=lost, set_aside=str(place))
-
-
-def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | None]:
-    db.execute("BEGIN IMMEDIATE")
-    saved, lost = _copy_outbox(old, db)
-    for table in (*NUMBERED, *KEYED):
-        columns = _columns(db, table)
-        for row in _rows(old, table, columns, []):
-            _insert(db, table, columns, row)
-    # What is left of a batch whose record was lost goes out in another one.
-    db.execute("UPDATE outbox SET batch = NULL WHERE batch NOT IN (SELECT id FROM batch)")
-    with suppress(sqlite3.DatabaseError):
-        for table, number in old.execute("SELECT name, seq FROM sqlite_sequence").fetchall():
-            _skip_numbers(db, table, number)
-    db.execute("COMMIT")
-    return saved, lost
-
-
-def _copy_outbox(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | None]:
-    """Copy rows with their bodies; a body that is not what was stored is found out when it is to be sent."""
-    expected: int | None = None
-    with suppress(sqlite3.DatabaseError):
-        (expected,) = old.execute("SELECT ifnull(sum(records), 0) FROM totals").fetchone()
-    troubles: list[sqlite3.DatabaseError] = []
-    columns = _columns(db, "outbox")
-    saved, without_body = 0, set[object]()
-    for row in _rows(old, "outbox", columns, troubles):
-        body = _body(old, row[0])
-        if body is None:
-            without_body.add(row[0])
-        elif _insert(db, "outbox", columns, row):
-            _insert(db, "body", ["row", "body", "sha256"], (row[0], *body))
-            saved += 1
-    if expected is None and troubles:
-        return saved, None
-    return saved, max(len(without_body), (expected or 0) - saved)
-
-
-def _columns(db: sqlite3.Connection, table: str) -> list[str]:
-    return [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-
-
-def _rows(
-    old: sqlite3.Connection, table: str, columns: Sequence[str], troubles: list[sqlite3.DatabaseError]
-) -> Iterator[_Row]:
-    """Yield what can be read of a table: from its beginning up to the damage, from its end down to it, one by one.
-
-    Rows may come twice.
-    """
-    numbered = table not in KEYED
-    key = "rowid" if numbered else columns[0]
-    what = f'SELECT {"rowid" if numbered else "0"}, {", ".join(columns)} FROM "{table}"'  # noqa: S608 - our own names
-    ends: list[int] = []
-    for direction in ("ASC", "DESC"):
-        number = 0
-        try:
-            for number, *values in old.execute(f"{what} ORDER BY {key} {direction}"):  # noqa: B007 - it is, below
-                yield tuple(values)
-        except sqlite3.DatabaseError as trouble:
-            troubles.append(trouble)
-            ends.append(number)
+def finish(folder: Path) -> None:
+    """Put a finished file in place, or remove an unfinished one, after a crash in the middle of a salvage."""
+    if (folder / SALVAGE).exists():
+        if (folder / NAME).exists():
+            (folder / SALVAGE).unlink()
         else:
-            return
-    if numbered:
-        yield from _probe(old, what, range(ends[0] + 1, ends[1] or ends[0] + MOST_PROBES))
+            _put_in_place(folder)
 
 
-def _probe(old: sqlite3.Connection, what: str, numbers: Sequence[int]) -> Iterator[_Row]:
-    """Yield the rows that can be read one by one; give up where there is nothing but damage."""
-    failures = 0
-    for number in numbers[:MOST_PROBES]:
-        try:
-            _, *values = old.execute(f"{what} WHERE rowid = ?", (number,)).fetchone() or (None,)
-            failures = 0
-        except sqlite3.DatabaseError:
-            failures += 1
-            if failures > MOST_FAILURES:
-                return
-        else:
-            if values:
-                yield tuple(values)
+def replace(folder: Path, *, now: float) -> Salvage:
+    """Put a fresh file, with what could be read, in the place of the damaged one. OSError, sqlite3.Error."""
+    (folder / SALVAGE).unlink(missing_ok=True)
+    with _fresh(folder / SALVAGE) as db, _damaged(folder) as old:
+        salvaged, lost = (0, 0) if old is None else _copy(old, db)
+    place = _set_aside(folder, now)
+    _put_in_place(folder)
+    return Salvage(salvaged=salvaged, lost=lost, set_aside=str(place))
 
 
-def _body(old: sqlite3.Connection, row: object) -> _Row | None:
+@contextlib.contextmanager
+def _fresh(path: Path) -> Generator[sqlite3.Connection]:
+    """Make a file with empty tables; it is on the disk at the end. No journal: until then nobody misses it."""
+    create(path)
+    db = connect(path, mode="rw")
     try:
-        return old.execute("SELECT body, sha256 FROM body WHERE row = ?", (row,)).fetchone()
-    except sqlite3.DatabaseError:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("PRAGMA synchronous = OFF")
+        schema.migrate(db, backup=path)
+        yield db
+    finally:
+        db.close()
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _damaged(folder: Path) -> Generator[sqlite3.Connection | None]:
+    """Open what is left of the file for reading; None when nothing can be read."""
+    try:
+        old = _readable(folder / NAME) or _mended_copy(folder)
+        try:
+            yield old
+        finally:
+            if old is not None:
+                old.close()
+    finally:
+        for leftover in folder.glob(f"{COPY}*"):
+            leftover.unlink()
+
+
+def _readable(path: Path) -> sqlite3.Connection | None:
+    # Of an empty file SQLite would delete the log.
+    if not path.is_file() or not size_of(path):
         return None
-
-
-def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], row: _Row) -> bool:
-    """Insert a row unless it is there; one with a value that no longer fits its column is lost."""
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    insert = f'INSERT OR IGNORE INTO "{table}" ({names}) VALUES ({marks})'  # noqa: S608 - our own names
+    db = connect(path, mode="ro")
     try:
-        return db.execute(insert, row).rowcount > 0
+        db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'outbox' HAVING count(*) = 1").fetchall()[0]
+    except (sqlite3.DatabaseError, IndexError):
+        db.close()
+        return None
+    return db
+
+
+def _mended_copy(folder: Path) -> sqlite3.Connection | None:
+    """Give a copy the first page of a fresh file: where the tables begin is the same in every file of one version."""
+    copy = folder / COPY
+    create(copy)
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        shutil.copyfile(folder / NAME, copy)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(folder / FAMILY[1], folder / f"{COPY}-wal")
+    with (folder / SALVAGE).open("rb") as fresh, copy.open("r+b") as file:
+        page = bytearray(fresh.read(4096))
+        page[18:20] = b"\x02\x02"  # there may be a write-ahead log
+        page[24:28], page[92:96] = b"\x00\x00\x00\x01", b"\x00\x00\x00\x00"  # the size is the file's own
+        page[32:40] = bytes(8)  # no list of free pages
+        file.write(page)
+    return _readable(copy)
+
+
+def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int]:
+    """Copy what can be read; return how many records of the outbox were saved and lost."""
+    last = {str(name): int(str(number)) for name, number in _scan(old, "SELECT name, seq FROM sqlite_sequence")[0]}
+    db.execute("BEGIN")
+    rows = _numbered(old, "outbox", "row", last.get("outbox", 0))
+    saved = sum(_copy_record(old, db, row) for row in rows.values())
+    for table, key in _NUMBERED:
+        for row in _numbered(old, table, key, last.get(table, 0)).values():
+            _insert(db, table, row)
+    for table in _KEYED:
+        for row in _both_ends(old, table):
+            _insert(db, table, row)
+    # What is left of a batch keeps its number; its key is made anew when it is claimed.
+    db.execute("UPDATE outbox SET batch = NULL WHERE batch NOT IN (SELECT id FROM batch)")
+    db.execute("DELETE FROM batch WHERE id NOT IN (SELECT batch FROM outbox WHERE batch IS NOT NULL)")
+    db.execute("DELETE FROM sqlite_sequence")
+    db.executemany("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", list(last.items()))
+    db.execute("COMMIT")
+    counted, _ = _scan(old, "SELECT ifnull(sum(records), 0) FROM volume WHERE what <> 'ledger'")
+    there_were = max([len(rows), *(int(str(count)) for (count,) in counted)])
+    return saved, there_were - saved
+
+
+def _copy_record(old: sqlite3.Connection, db: sqlite3.Connection, row: Row) -> bool:
+    """Copy a row with its body; a body that does not match its checksum is found when it would be sent."""
+    bodies, _ = _scan(old, "SELECT row, sha256, body FROM body WHERE row = ?", row[0])
+    return bool(bodies) and _insert(db, "outbox", row) and _insert(db, "body", bodies[0])
+
+
+def _numbered(old: sqlite3.Connection, table: str, key: str, last: int) -> dict[object, Row]:
+    """Return what can be read of a table by number: from both ends up to the damage, then one by one in between."""
+    rows, whole = _scan(old, f"SELECT * FROM {table} NOT INDEXED ORDER BY {key}")  # noqa: S608 - our own names
+    found = {row[0]: row for row in rows}
+    if whole:
+        return found
+    low = max((int(str(number)) for number in found), default=0)
+    rows, _ = _scan(old, f"SELECT * FROM {table} NOT INDEXED WHERE {key} > ? ORDER BY {key} DESC", low)  # noqa: S608
+    high = min((int(str(row[0])) for row in rows), default=last + 1)
+    for number in range(low + 1, min(high, low + MAX_PROBES)):
+        one, _ = _scan(old, f"SELECT * FROM {table} NOT INDEXED WHERE {key} = ?", number)  # noqa: S608
+        found |= {row[0]: row for row in one}
+    return found | {row[0]: row for row in reversed(rows)}
+
+
+def _both_ends(old: sqlite3.Connection, table: str) -> list[Row]:
+    rows, whole = _scan(old, f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608 - our own names
+    if not whole:
+        rows += _scan(old, f"SELECT * FROM {table} ORDER BY 1 DESC, 2 DESC")[0]  # noqa: S608 - our own names
+    return rows
+
+
+def _scan(old: sqlite3.Connection, sql: str, *values: object) -> tuple[list[Row], bool]:
+    """Read rows up to the end or to the damage; say whether it was the end."""
+    rows: list[Row] = []
+    try:
+        for row in old.execute(sql, values):
+            rows.append(row)  # noqa: PERF402 - what was read before an error is what counts
+    except sqlite3.DatabaseError:
+        return rows, False
+    return rows, True
+
+
+def _insert(db: sqlite3.Connection, table: str, row: Row) -> bool:
+    try:
+        db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - our own names
     except sqlite3.IntegrityError:
+        # Damage can also be a value that no longer fits its column, and a row found from both ends is there already.
         return False
+    except sqlite3.OperationalError as error:
+        if name_of(error) == "SQLITE_ERROR":  # the damage is in the schema: another number of columns
+            return False
+        raise
+    return True
 
 
-def _skip_numbers(db: sqlite3.Connection, table: str, number: int) -> None:
-    """Have a table's next row numbered after the old file's: a number is never used twice."""
-    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-    db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
-    db.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, max(number, *(found or (0,)))))
+def _set_aside(folder: Path, now: float) -> Path:
+    """Move the damaged file and its log into a folder of their own; return it."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    place = folder / f"agentic-sync.corrupt-{stamp}"
+    for again in range(2, 1000):
+        if not place.exists():
+            break
+        place = folder / f"agentic-sync.corrupt-{stamp}-{again}"
+    place.mkdir(mode=0o700)
+    for name in reversed(FAMILY):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).rename(place / name)
+    sync_folder(place)
+    sync_folder(folder)
+    return place
+
+
+def _put_in_place(folder: Path) -> None:
+    (folder / SALVAGE).rename(folder / NAME)
+    sync_folder(folder)
+
+
+def has_leftovers(folder: Path) -> bool:
+    """Say whether a log lies there whose file is gone or empty: then not all is lost."""
+    return not size_of(folder / NAME) and bool(size_of(folder / FAMILY[1]))

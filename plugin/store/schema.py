@@ -4,12 +4,11 @@ Bodies lie apart from the rows that change, since an update rewrites a whole row
 counting costs the same however long the queue is. Row numbers are never used twice: they are the order of sending.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
-Step = Callable[[sqlite3.Connection], None]
 APPLICATION_ID = 0x61677379  # "agsy"
 
 _FIRST = """
@@ -29,15 +28,13 @@ CREATE TABLE outbox (
     status INTEGER,
     answer TEXT
 ) STRICT;
-CREATE INDEX outbox_identity ON outbox (record, fingerprint, agent);
-CREATE INDEX outbox_waiting ON outbox (agent, row) WHERE state = 'waiting';
-CREATE INDEX outbox_free ON outbox (agent, row) WHERE state = 'waiting' AND batch IS NULL;
-CREATE INDEX outbox_apart ON outbox (agent, row) WHERE state = 'apart';
+CREATE INDEX outbox_identity ON outbox (record, fingerprint);
+CREATE INDEX outbox_line ON outbox (agent, batch, row) WHERE state = 'waiting';
 CREATE INDEX outbox_due ON outbox (due_ms) WHERE state = 'apart';
+CREATE INDEX outbox_apart ON outbox (agent, row) WHERE state = 'apart';
 CREATE INDEX outbox_dead ON outbox (row) WHERE state = 'dead';
-CREATE INDEX outbox_batch ON outbox (batch) WHERE batch IS NOT NULL;
 
-CREATE TABLE body (row INTEGER PRIMARY KEY, body BLOB NOT NULL, sha256 BLOB NOT NULL) STRICT;
+CREATE TABLE body (row INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, body BLOB NOT NULL) STRICT;
 
 CREATE TABLE batch (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -46,8 +43,11 @@ CREATE TABLE batch (
     first_row INTEGER NOT NULL,
     failures INTEGER NOT NULL DEFAULT 0,
     passes_at_failure INTEGER NOT NULL DEFAULT 0,
-    suspect INTEGER NOT NULL DEFAULT 0
+    suspect INTEGER NOT NULL DEFAULT 0,
+    rank INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX batch_order ON batch (rank, first_row);
+CREATE INDEX batch_agent ON batch (agent, first_row);
 
 CREATE TABLE totals (
     agent TEXT NOT NULL,
@@ -56,18 +56,27 @@ CREATE TABLE totals (
     bytes INTEGER NOT NULL,
     PRIMARY KEY (agent, state)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE volume (
+    what TEXT PRIMARY KEY,
+    records INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+INSERT INTO volume (what) VALUES ('waiting'), ('apart'), ('dead'), ('ledger');
+
 CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN
+    UPDATE volume SET records = records + 1, bytes = bytes + new.size WHERE what = new.state;
     INSERT INTO totals VALUES (new.agent, new.state, 1, new.size)
     ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
 END;
 CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN
+    UPDATE volume SET records = records - 1, bytes = bytes - old.size WHERE what = old.state;
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
-    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     DELETE FROM body WHERE row = old.row;
 END;
 CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN old.state <> new.state BEGIN
+    UPDATE volume SET records = records - 1, bytes = bytes - old.size WHERE what = old.state;
+    UPDATE volume SET records = records + 1, bytes = bytes + new.size WHERE what = new.state;
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
-    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     INSERT INTO totals VALUES (new.agent, new.state, 1, new.size)
     ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
 END;
@@ -80,20 +89,21 @@ CREATE TABLE ledger (
     at_ms INTEGER NOT NULL,
     PRIMARY KEY (platform, record)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE ledger_total (platform TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TRIGGER ledger_added AFTER INSERT ON ledger BEGIN
-    INSERT INTO ledger_total VALUES (new.platform, 1) ON CONFLICT DO UPDATE SET records = records + 1;
+    UPDATE volume SET records = records + 1 WHERE what = 'ledger';
 END;
+CREATE TABLE dropped (record TEXT, fingerprint TEXT, PRIMARY KEY (record, fingerprint)) STRICT, WITHOUT ROWID;
 
 CREATE TABLE context (
+    position INTEGER PRIMARY KEY,
     platform TEXT NOT NULL,
     agent TEXT NOT NULL,
     id TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    body BLOB NOT NULL,
     expires_ms INTEGER,
-    PRIMARY KEY (platform, agent, id)
+    sha256 BLOB NOT NULL,
+    body BLOB NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX context_identity ON context (platform, agent, id);
 CREATE INDEX context_order ON context (platform, agent, position);
 CREATE TABLE pulled (
     platform TEXT NOT NULL,
@@ -126,6 +136,8 @@ CREATE TABLE gate (
 CREATE TABLE import (mark TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+Step = Callable[[sqlite3.Connection], None]
+
 
 def _statements(script: str) -> list[str]:
     """Cut a script at the ends of its statements; a trigger is one statement."""
@@ -139,43 +151,49 @@ def _statements(script: str) -> list[str]:
     return statements
 
 
-def _create(connection: sqlite3.Connection) -> None:
+def _create(db: sqlite3.Connection) -> None:
+    # Not executescript(): it would commit the transaction that it is called in.
     for statement in _statements(_FIRST):
-        connection.execute(statement)
+        db.execute(statement)
 
 
 # Step n leads from version n to n + 1. A step is never changed once it was released.
 STEPS: tuple[Step, ...] = (_create,)
+VERSION = len(STEPS)
 
 
-def migrate(connection: sqlite3.Connection, version: int, backup: Path, *, steps: Sequence[Step] = STEPS) -> None:
-    """Lead the tables from `version` to the newest in one transaction, after a backup of anything older."""
+def version_of(db: sqlite3.Connection) -> tuple[int, int]:
+    """Return the application id and the version of the tables."""
+    application: int = db.execute("PRAGMA application_id").fetchone()[0]
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return application, version
+
+
+def migrate(db: sqlite3.Connection, *, backup: Path, steps: Sequence[Step] = STEPS) -> None:
+    """Lead the tables to the newest version in one transaction; what is older is copied to `backup` first."""
+    _, version = version_of(db)
     if version == len(steps):
         return
     if version:
-        backup.unlink(missing_ok=True)  # left by an attempt that did not end: the file is as it was before it
-        connection.execute("VACUUM INTO ?", (str(backup),))
-        backup.chmod(0o600)
-    connection.execute("BEGIN IMMEDIATE")
+        _back_up(db, backup)
+    db.execute("BEGIN IMMEDIATE")
     try:
         for step in steps[version:]:
-            step(connection)
-        connection.execute(f"PRAGMA user_version = {len(steps)}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+            step(db)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {len(steps)}")
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
-def missing(connection: sqlite3.Connection, steps: Sequence[Step] = STEPS) -> list[str]:
-    """Return the tables, indexes and triggers that the newest version has and this database has not."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
-        for step in steps:
-            step(model)
-        return sorted(_names(model) - _names(connection))
-
-
-def _names(connection: sqlite3.Connection) -> set[str]:
-    return {f"{kind} {name}" for kind, name in connection.execute("SELECT type, name FROM sqlite_schema")}
+def _back_up(db: sqlite3.Connection, backup: Path) -> None:
+    backup.unlink(missing_ok=True)
+    # SQLite fills an empty file, and leaves its permissions as they are.
+    fd = os.open(backup, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        db.execute("VACUUM INTO ?", (str(backup),))
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from plugin.clock import Clock
-from plugin.store import batches, cache, ledger, outbox
-from plugin.store.engine import USUAL, Engine, Need, Pace
+from plugin.store import answers, batches, context, gates, history, ledger, outbox, takeover
+from plugin.store.engine import Engine, Kind
 from plugin.store.interface import (
     AgentTimes,
     Batch,
@@ -30,17 +30,16 @@ from plugin.store.keeper import Keeper
 T = TypeVar("T")
 
 
-def open_store(state_dir: Path, *, clock: Clock, pace: Pace = USUAL) -> "SqliteStore":
+def open_store(state_dir: Path, *, clock: Clock) -> "SqliteStore":
     """Open the store of a folder; it never raises and never waits: `health` and the calls say what is wrong."""
-    return SqliteStore(Engine(Keeper(state_dir, clock=clock), pace=pace), clock)
+    return SqliteStore(Engine(Keeper(state_dir, clock=clock)))
 
 
 class SqliteStore:
     """`Store` over one SQLite file."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._clock = clock
 
     @property
     def health(self) -> StoreHealth:
@@ -49,18 +48,18 @@ class SqliteStore:
 
     async def wait_ready(self) -> None:
         """Wait until this process owns the folder and the file is open."""
-        await self.engine.wait_ready()
+        await self.engine.wait(Kind.READY)
 
     async def wait_uncontested(self) -> None:
         """Wait until no other process owns the folder."""
-        await self.engine.wait_uncontested()
+        await self.engine.wait(Kind.UNCONTESTED)
 
     async def close(self) -> None:
         """Finish what was submitted, checkpoint, close and release the folder."""
         await self.engine.close()
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self.engine.run(work, need=Need.READ)
+        return await self.engine.run(work, kind=Kind.READ)
 
     # -- the outbox ----------------------------------------------------------------------------------------------
 
@@ -75,8 +74,7 @@ class SqliteStore:
     ) -> Enqueued:
         """Add records to the agent's queue, in order, in one transaction."""
         return await self.engine.run(
-            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for),
-            need=Need.ROOM,
+            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
         )
 
     async def known(self, platform: str, marks: Sequence[tuple[str, str, str | None]]) -> Collection[int]:
@@ -92,17 +90,18 @@ class SqliteStore:
         del platform  # a batch belongs to the queue, whichever platform it goes to
         held = frozenset(busy)
         return await self.engine.run(
-            lambda db: batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+            lambda db: batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms),
+            kind=Kind.SEND,
         )
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
         """Record what an answer did to a batch, and the platform's new gate with it."""
 
         def work(db: sqlite3.Connection) -> None:
-            passes = (gate or cache.gate(db, platform)).passes
-            batches.record(db, batch, change, platform=platform, passes=passes, now_ms=now_ms)
+            passes = (gate or gates.load(db, platform)).passes
+            answers.record(db, batch, change, platform=platform, passes=passes, now_ms=now_ms)
             if gate is not None:
-                cache.set_gate(db, platform, gate)
+                gates.save(db, platform, gate)
 
         await self.engine.run(work)
 
@@ -124,23 +123,21 @@ class SqliteStore:
 
     async def retry_dead(self, rows: Sequence[int] | None, *, now_ms: int) -> int:
         """Move dead letters back to WAITING."""
-        del now_ms  # they keep their age and their place in the order
-        return await self.engine.run(lambda db: outbox.retry_dead(db, rows))
+        return await self.engine.run(lambda db: outbox.retry_dead(db, rows, now_ms=now_ms))
 
     async def drop_dead(self, rows: Sequence[int] | None) -> int:
         """Delete dead letters for good."""
-        now_ms = round(self._clock.now() * 1000)
-        return await self.engine.run(lambda db: outbox.drop_dead(db, rows, now_ms=now_ms))
+        return await self.engine.run(lambda db: outbox.drop_dead(db, rows))
 
     # -- gates and the ledger ------------------------------------------------------------------------------------
 
     async def gate(self, platform: str) -> Gate:
         """Return the platform's gate."""
-        return await self._read(lambda db: cache.gate(db, platform))
+        return await self._read(lambda db: gates.load(db, platform))
 
     async def set_gate(self, platform: str, gate: Gate) -> None:
         """Record the platform's gate."""
-        await self.engine.run(lambda db: cache.set_gate(db, platform, gate))
+        await self.engine.run(lambda db: gates.save(db, platform, gate))
 
     async def ledger_size(self) -> int:
         """Count the ledger's rows."""
@@ -149,15 +146,15 @@ class SqliteStore:
     # -- context, history, times ---------------------------------------------------------------------------------
 
     async def replace_context(
-        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry
+        self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
     ) -> None:
         """Make these rows the whole cache of (platform, agent)."""
 
         def work(db: sqlite3.Connection) -> None:
-            cache.replace_context(db, platform, agent_id, rows, at_ms=entry.at_ms)
-            _note_pull(db, agent_id, entry)
+            context.replace(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
+            history.pulled(db, agent_id, entry)
 
-        await self.engine.run(work, need=Need.ROOM)
+        await self.engine.run(work)
 
     async def merge_context(
         self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
@@ -165,37 +162,31 @@ class SqliteStore:
         """Put these rows before the cached ones."""
 
         def work(db: sqlite3.Connection) -> None:
-            cache.merge_context(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
-            _note_pull(db, agent_id, entry)
+            context.merge(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
+            history.pulled(db, agent_id, entry)
 
-        await self.engine.run(work, need=Need.ROOM)
+        await self.engine.run(work)
 
     async def context(self, platform: str, agent_id: str, *, now_ms: int) -> CachedContext:
         """Return the cached rows that have not expired."""
-        return await self._read(lambda db: cache.context(db, platform, agent_id, now_ms=now_ms))
+        return await self._read(lambda db: context.load(db, platform, agent_id, now_ms=now_ms))
 
     async def times(self, agent_id: str) -> AgentTimes:
         """Return when the agent last pushed and pulled."""
-        return await self._read(lambda db: cache.times(db, agent_id))
+        return await self._read(lambda db: history.times(db, agent_id))
 
     async def history(self, direction: str) -> tuple[HistoryEntry, ...]:
         """Return the entries of one direction."""
-        return await self._read(lambda db: cache.history(db, direction))
+        return await self._read(lambda db: history.entries(db, direction))
 
     # -- the Go agent's state ------------------------------------------------------------------------------------
 
     async def import_core(self, state: CoreState, *, platform: str, agent_id: str, mark: str, now_ms: int) -> bool:
         """Import the Go agent's state in one transaction with its mark."""
         return await self.engine.run(
-            lambda db: cache.import_core(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms),
-            need=Need.ROOM,
+            lambda db: takeover.take_over(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms)
         )
 
     async def imported(self, mark: str) -> bool:
         """Say whether an import with this mark was done."""
-        return await self._read(lambda db: cache.imported(db, mark))
-
-
-def _note_pull(db: sqlite3.Connection, agent_id: str, entry: HistoryEntry) -> None:
-    cache.touch(db, agent_id, pulled_ms=entry.at_ms)
-    cache.add_history(db, entry)
+        return await self._read(lambda db: takeover.is_done(db, mark))

@@ -1,14 +1,16 @@
-"""What any engine of the store promises of batches: who is next, what stays as it was sent, what an answer does."""
+"""Which batch a store hands out next, and what an answer does to it: any engine must pass."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from plugin.store.interface import (
     Acknowledged,
-    AgentTimes,
     Batch,
     BatchChange,
+    Caps,
     Dead,
     Failed,
     Gate,
@@ -16,314 +18,328 @@ from plugin.store.interface import (
     RowState,
     SetApart,
     Split,
+    Store,
 )
-from tests.support.store import NOW_MS, PLATFORM, ROOM, Shelf, acknowledged, drain, record
+from tests.support.stores import (
+    AGENT,
+    ENGINES,
+    NOW_MS,
+    PLATFORM,
+    OpenStore,
+    acknowledge,
+    claim,
+    put,
+    record,
+    scan,
+    take,
+    waiting,
+)
 
 FAILED = Failed(counts=True)
-DEAD = Dead(reason="refused", status=422, answer="no such repo")
+REFUSED = Dead(reason="refused", status=422, answer="no")
 
 
-# -- what a batch is ---------------------------------------------------------------------------------------------
+@pytest.fixture(params=sorted(ENGINES))
+def open_engine(request: pytest.FixtureRequest) -> OpenStore:
+    return ENGINES[request.param]
 
 
-async def test_nothing_is_claimed_where_nothing_waits(shelf: Shelf) -> None:
-    assert await shelf.claim() is None
-    await shelf.bury("dead")
-    assert await shelf.claim() is None
+@pytest.fixture
+async def store(open_engine: OpenStore, tmp_path: Path) -> AsyncGenerator[Store]:
+    opened = open_engine(tmp_path / "state")
+    yield opened
+    await opened.close()
 
 
-async def test_a_batch_holds_what_was_enqueued_in_order(shelf: Shelf) -> None:
-    last = (await shelf.put("b", "a", "c")).last_row
-    batch = await shelf.take()
-    assert batch.record_ids == ("b", "a", "c")
+async def change(store: Store, batch: Batch, change: BatchChange, *, gate: Gate | None = None) -> None:
+    await store.record(batch, change, platform=PLATFORM, gate=gate, now_ms=NOW_MS)
+
+
+async def fail(store: Store, batch: Batch, times: int = 1, *, passes: int = 0) -> None:
+    for _ in range(times):
+        await change(store, batch, FAILED, gate=Gate(passes=passes))
+
+
+async def set_apart(store: Store, *, due_ms: int) -> None:
+    await change(store, await take(store), SetApart(due_ms=due_ms, reason="500"))
+
+
+async def test_nothing_is_claimed_from_an_empty_outbox(store: Store) -> None:
+    assert await claim(store) is None
+
+
+async def test_a_batch_holds_an_agents_oldest_rows_in_order(store: Store) -> None:
+    await put(store, "b", "a")
+    await put(store, "x", agent="other")
+    await put(store, "c", "d")
+    batch = await take(store, max_records=3)
+    assert (batch.agent_id, batch.record_ids, batch.rows) == (AGENT, ("b", "a", "c"), (1, 2, 4))
     assert batch.bodies == tuple(record(name).body for name in "bac")
-    assert batch.rows == tuple(row.row for row in await shelf.store.rows())
-    assert batch.rows[-1] == last
-    assert (batch.agent_id, batch.failures, batch.passes_at_failure) == ("codex", 0, 0)
-    assert (batch.suspect, batch.apart, batch.fleet_node_id) == (False, False, None)
+    assert (batch.failures, batch.passes_at_failure, batch.suspect, batch.apart) == (0, 0, False, False)
 
 
-async def test_a_batch_has_at_most_so_many_records_and_bytes_but_always_one(shelf: Shelf) -> None:
-    await shelf.put(*"abcde", size=100)
-    first = await shelf.take(max_records=2)
-    assert first.record_ids == ("a", "b")
-    await shelf.note(first, acknowledged())
-    second = await shelf.take(max_bytes=299)
-    assert second.record_ids == ("c", "d")
-    await shelf.note(second, acknowledged())
-    assert (await shelf.take(max_bytes=1)).record_ids == ("e",)
+async def test_a_batch_is_bounded_in_bytes_but_one_row_always_fits(store: Store) -> None:
+    await put(store, "a", "b", "c", size=100)
+    batch = await claim(store, max_bytes=299)
+    assert batch is not None
+    assert batch.record_ids == ("a", "b")
+    await acknowledge(store, batch)
+    batch = await claim(store, max_bytes=1)
+    assert batch is not None
+    assert batch.record_ids == ("c",)
 
 
-async def test_a_batch_is_of_one_fleet_node_so_that_history_can_name_it(shelf: Shelf) -> None:
-    nodes = (7, 7, None, 7)
-    records = [record(name, fleet_node_id=node) for name, node in zip("abcd", nodes, strict=True)]
-    await shelf.store.enqueue("codex", records, caps=ROOM, now_ms=NOW_MS)
-    for names, node in (("ab", 7), ("c", None), ("d", 7)):
-        batch = await shelf.take()
-        assert (batch.record_ids, batch.fleet_node_id) == (tuple(names), node)
-        await shelf.note(batch, acknowledged())
-    assert [entry.fleet_node_id for entry in await shelf.store.history("push")] == [7, None, 7]
+async def test_a_batch_is_of_one_fleet_node(store: Store) -> None:
+    await put(store, "a", "b", node=1)
+    await put(store, "c", node=2)
+    await put(store, "d")
+    batch = await take(store)
+    assert (batch.record_ids, batch.fleet_node_id) == (("a", "b"), 1)
+    await acknowledge(store, batch)
+    assert [entry.fleet_node_id for entry in await store.history("push")] == [1]
+    assert (await take(store)).fleet_node_id == 2
 
 
-async def test_the_key_says_who_sends_what_in_whatever_order(shelf: Shelf) -> None:
-    async def key_of(*names: str, agent: str = "codex", version: int = 1) -> str:
-        records = [record(name, version=version) for name in names]
-        await shelf.store.enqueue(agent, records, caps=ROOM, now_ms=NOW_MS)
-        batch = await shelf.take()
-        await shelf.note(batch, acknowledged())
-        return batch.key
-
-    key = await key_of("a", "b")
-    assert await key_of("b", "a") == key
-    others = [await key_of("a"), await key_of("a", "b", agent="other"), await key_of("a", "b", version=2)]
-    assert len({key, *others}) == 4
+async def test_the_agent_whose_row_is_oldest_comes_first_unless_it_is_busy(store: Store) -> None:
+    await put(store, "a", agent="zed")
+    await put(store, "b", agent="amy")
+    assert (await take(store, "zed")).agent_id == "amy"
+    assert await claim(store, "zed", "amy") is None
+    assert (await take(store)).agent_id == "amy"
+    assert (await take(store, "amy")).agent_id == "zed"
 
 
-# -- who is next -------------------------------------------------------------------------------------------------
+async def test_a_batch_keeps_members_and_key_until_it_is_acknowledged(open_engine: OpenStore, tmp_path: Path) -> None:
+    store = open_engine(tmp_path)
+    await put(store, "a", "b", size=100)
+    batch = await take(store)
+    await put(store, "c")
+    again = await claim(store, max_records=1, max_bytes=1)
+    await change(store, batch, Failed(counts=False))
+    await store.close()
+    store = open_engine(tmp_path)
+    assert again == batch == await take(store)
+    await acknowledge(store, batch)
+    assert (await take(store)).record_ids == ("c",)
+    await store.close()
 
 
-async def test_the_agent_whose_row_waits_longest_is_next_unless_it_is_busy(shelf: Shelf) -> None:
-    for name, agent in (("a", "one"), ("b", "two"), ("c", "one"), ("d", "three")):
-        await shelf.put(name, agent=agent)
-    first = await shelf.take()
-    assert (first.agent_id, first.record_ids) == ("one", ("a", "c"))
-    second = await shelf.take("one")
-    assert (second.agent_id, second.record_ids) == ("two", ("b",))
-    assert (await shelf.take("one", "two")).agent_id == "three"
-    assert await shelf.claim("one", "two", "three") is None
-    await shelf.note(first, acknowledged())
-    assert (await shelf.take()).agent_id == "two"
+async def test_a_key_says_who_sends_what_in_whatever_order(store: Store) -> None:
+    await put(store, "a", "b")
+    first = await take(store)
+    await acknowledge(store, first)
+    await put(store, "b", "a")
+    second = await take(store)
+    assert second.record_ids == ("b", "a")
+    assert second.key == first.key
+    await acknowledge(store, second)
+    await put(store, "a", "b", agent="other")
+    third = await take(store)
+    await acknowledge(store, third)
+    await store.enqueue(AGENT, [record("a"), record("b", 2)], caps=Caps(records=9, bytes=999), now_ms=NOW_MS)
+    fourth = await take(store)
+    assert len({first.key, third.key, fourth.key}) == 3
 
 
-async def test_a_batch_once_claimed_comes_back_as_it_was_after_a_new_start(shelf: Shelf) -> None:
-    await shelf.put("a", "b")
-    claimed = await shelf.take()
-    await shelf.put("c")
-    await shelf.put("d", agent="other")
-    assert await shelf.take() == claimed
-    await shelf.reopen()
-    assert await shelf.take(max_records=1, max_bytes=1) == claimed
-    await shelf.note(claimed, acknowledged())
-    assert (await shelf.take()).record_ids == ("c",)
-
-
-async def test_batches_that_were_formed_come_before_new_ones_oldest_first(shelf: Shelf) -> None:
-    await shelf.put("a", agent="one")
-    await shelf.put("b", agent="two")
-    await shelf.take()
-    await shelf.take("one")
-    await shelf.put("c", agent="three")
-    assert (await shelf.take()).agent_id == "one"
-    assert (await shelf.take("one")).agent_id == "two"
-    assert (await shelf.take("one", "two")).agent_id == "three"
-
-
-async def test_a_batch_that_failed_three_times_lets_everything_else_pass_before_it(shelf: Shelf) -> None:
-    await shelf.put("bad")
-    bad = await shelf.take()
-    for failures in range(3):
-        assert (await shelf.take()).failures == failures
-        await shelf.note(bad, FAILED)
-        await shelf.put(f"good{failures}")
-        await shelf.put(f"fine{failures}", agent="other")
-    order = [await shelf.take()]
-    await shelf.note(order[0], acknowledged())
-    order.append(await shelf.take())
-    await shelf.note(order[1], acknowledged())
-    order.append(await shelf.take())
-    assert [batch.record_ids for batch in order] == [
-        ("good0", "good1", "good2"),
-        ("fine0", "fine1", "fine2"),
-        ("bad",),
-    ]
-    assert (order[2].key, order[2].failures) == (bad.key, 3)
-
-
-async def test_a_suspect_lets_everything_else_pass_before_it_after_one_failure(shelf: Shelf) -> None:
-    await shelf.put("a", "b")
-    await shelf.note(await shelf.take(), Split(suspect=True))
-    await shelf.put("c", agent="other")
-    first = await shelf.take()
-    assert (first.record_ids, first.suspect) == (("a",), True)
-    await shelf.note(first, FAILED)
-    assert (await shelf.take()).record_ids == ("b",)
-    assert await drain(shelf.store) == ["b", "c", "a"]
-
-
-async def test_a_row_apart_is_claimed_alone_once_due_and_after_all_the_others(shelf: Shelf) -> None:
-    (row,) = await shelf.set_apart("apart", due_ms=NOW_MS + 300_000)
-    assert await shelf.claim(now_ms=NOW_MS + 299_999) is None
-    later = await shelf.claim(now_ms=NOW_MS + 300_000)
-    assert later is not None
-    assert (later.rows, later.record_ids, later.bodies) == ((row,), ("apart",), (record("apart").body,))
-    assert (later.apart, later.agent_id) == (True, "codex")
-    assert await shelf.claim("codex", now_ms=NOW_MS + 300_000) is None
-    await shelf.put("a", agent="other")
-    other = await shelf.claim(now_ms=NOW_MS + 300_000)
-    assert other is not None
-    assert other.record_ids == ("a",)
-    await shelf.note(later, acknowledged())
-    assert await shelf.names() == ["a"]
-
-
-async def test_a_row_apart_keeps_the_key_that_it_had_alone(shelf: Shelf) -> None:
-    await shelf.put("a")
-    alone = await shelf.take()
-    await shelf.note(alone, SetApart(due_ms=NOW_MS, reason="500"))
-    assert (await shelf.take()).key == alone.key
-
-
-async def test_a_row_apart_is_due_when_the_clock_was_put_back_by_a_day(shelf: Shelf) -> None:
-    await shelf.set_apart("far", due_ms=NOW_MS + 86_400_000)
-    await shelf.set_apart("near", agent="other", due_ms=NOW_MS + 310_000)
-    assert (await shelf.take()).record_ids == ("far",)
-    assert await shelf.claim("codex") is None
-
-
-# -- what an answer does -----------------------------------------------------------------------------------------
-
-
-async def test_what_was_acknowledged_leaves_and_is_remembered(shelf: Shelf) -> None:
-    records = [record(name, core_fingerprint="then#1", fleet_node_id=7) for name in "ab"]
-    await shelf.store.enqueue("codex", records, caps=ROOM, now_ms=NOW_MS)
-    await shelf.put("c")
-    gate = Gate(passes=4)
-    change = Acknowledged(synced=1, payload_bytes=123)
-    await shelf.note(await shelf.take(), change, gate=gate, now_ms=NOW_MS + 9)
-    store = await shelf.reopen()
-    assert await shelf.names() == ["c"]
-    marks = [(one.id, one.fingerprint, one.core_fingerprint) for one in records]
-    assert set(await store.known(PLATFORM, marks)) == {0, 1}
+async def test_acknowledged_rows_are_gone_and_remembered(store: Store) -> None:
+    await put(store, "a", "b", size=100)
+    gate = Gate(passes=8, max_bytes=500)
+    await acknowledge(store, await take(store), gate=gate, now_ms=NOW_MS + 5)
+    assert await store.rows() == ()
+    assert (await store.counts()).bytes == 0
     assert await store.ledger_size() == 2
-    (entry,) = await store.history("push")
-    assert (entry.agent_id, entry.fleet_node_id, entry.items) == ("codex", 7, 2)
-    assert (entry.payload_bytes, entry.at_ms, entry.direction) == (123, NOW_MS + 9, "push")
-    assert await store.times("codex") == AgentTimes(last_push_ms=NOW_MS + 9, last_pull_ms=None)
     assert await store.gate(PLATFORM) == gate
+    assert (await store.times(AGENT)).last_push_ms == NOW_MS + 5
+    (entry,) = await store.history("push")
+    assert (entry.agent_id, entry.payload_bytes, entry.items, entry.at_ms) == (AGENT, 200, 2, NOW_MS + 5)
 
 
-async def test_acknowledging_twice_is_acknowledging_once(shelf: Shelf) -> None:
-    await shelf.put("a")
-    batch = await shelf.take()
-    await shelf.note(batch, acknowledged())
-    await shelf.put("b")
-    await shelf.note(batch, acknowledged())
-    assert await shelf.names() == ["b"]
-    assert len(await shelf.store.history("push")) == 1
+async def test_an_acknowledgement_may_be_recorded_again(store: Store) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    await acknowledge(store, batch)
+    await put(store, "a")
+    await acknowledge(store, batch, gate=Gate(failures=2))
+    assert await waiting(store) == ["a"]
+    assert len(await store.history("push")) == 1
+    assert (await store.gate(PLATFORM)).failures == 2
 
 
-async def test_a_failure_counts_only_when_it_says_so_and_notes_the_passes_of_the_first(shelf: Shelf) -> None:
-    await shelf.put("a", "b")
-    batch = await shelf.take()
-    await shelf.note(batch, Failed(counts=False), gate=Gate(passes=3))
-    assert await shelf.take() == batch
-    await shelf.note(batch, FAILED, gate=Gate(passes=5))
-    await shelf.note(batch, FAILED, gate=Gate(passes=9))
-    await shelf.note(batch, FAILED)
-    await shelf.reopen()
-    assert await shelf.take() == replace(batch, failures=3, passes_at_failure=5)
+async def test_a_version_acknowledged_later_is_the_one_the_ledger_has(store: Store) -> None:
+    await scan(store, record("a", 1), record("a", 2))
+    await acknowledge(store, await take(store))
+    assert await store.ledger_size() == 1
+    marks = [("a", record("a", version).fingerprint, None) for version in (1, 2)]
+    assert set(await store.known(PLATFORM, marks)) == {1}
 
 
-async def test_the_passes_of_a_gate_that_does_not_change_are_noted_too(shelf: Shelf) -> None:
-    await shelf.store.set_gate(PLATFORM, Gate(passes=8))
-    await shelf.put("a")
-    await shelf.note(await shelf.take(), FAILED)
-    assert (await shelf.take()).passes_at_failure == 8
+async def test_only_failures_that_count_are_counted(store: Store) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    await change(store, batch, Failed(counts=False), gate=Gate(passes=3))
+    await fail(store, batch, passes=5)
+    await fail(store, batch, passes=6)
+    batch = await take(store)
+    assert (batch.failures, batch.passes_at_failure) == (2, 5)
 
 
-@pytest.mark.parametrize("suspect", [True, False])
-async def test_a_split_makes_two_halves_with_keys_of_their_own(shelf: Shelf, *, suspect: bool) -> None:
-    await shelf.put(*"abcde")
-    whole = await shelf.take()
-    await shelf.note(whole, FAILED)
-    await shelf.note(whole, Split(suspect=suspect))
-    await shelf.put("f")
-    await shelf.reopen()
-    halves: list[Batch] = []
-    for _ in range(2):
-        halves.append(await shelf.take())
-        await shelf.note(halves[-1], acknowledged())
-    assert [half.record_ids for half in halves] == [("a", "b", "c"), ("d", "e")]
-    assert {(half.suspect, half.failures, half.passes_at_failure) for half in halves} == {(suspect, 0, 0)}
-    assert len({whole.key, *(half.key for half in halves)}) == 3
-    assert (await shelf.take()).record_ids == ("f",)
+async def test_the_passes_at_the_failure_are_those_recorded_when_no_gate_is_given(store: Store) -> None:
+    await store.set_gate(PLATFORM, Gate(passes=4))
+    await put(store, "a")
+    await change(store, await take(store), FAILED)
+    assert (await take(store)).passes_at_failure == 4
 
 
-async def test_a_refused_row_becomes_a_dead_letter_with_what_was_said(shelf: Shelf) -> None:
-    await shelf.put("a")
-    await shelf.note(await shelf.take(), DEAD, gate=Gate(state=GateState.READY, passes=1))
-    await shelf.put("b")
-    await shelf.reopen()
-    (dead,) = await shelf.store.rows(state=RowState.DEAD)
-    assert (dead.record_id, dead.reason, dead.status, dead.answer) == ("a", "refused", 422, "no such repo")
-    assert dead.body == record("a").body
-    assert (await shelf.take()).record_ids == ("b",)
-    assert await shelf.store.ledger_size() == 0
+async def test_order_is_kept_while_a_batch_fails_less_than_three_times(store: Store) -> None:
+    await put(store, "a", "b")
+    await fail(store, await take(store, max_records=1), 2)
+    assert (await take(store)).record_ids == ("a",)
 
 
-async def test_a_row_apart_can_die_and_come_back(shelf: Shelf) -> None:
-    (row,) = await shelf.set_apart("a")
-    await shelf.note(await shelf.take(), DEAD)
-    assert (await shelf.store.counts()).dead == 1
-    assert await shelf.store.retry_dead([row], now_ms=NOW_MS) == 1
-    batch = await shelf.take()
-    assert (batch.record_ids, batch.apart, batch.failures) == (("a",), False, 0)
+async def test_a_batch_that_failed_three_times_lets_the_others_go_first(store: Store) -> None:
+    await put(store, "a", "b")
+    await fail(store, await take(store, max_records=1), 3)
+    later = await take(store)
+    assert later.record_ids == ("b",)
+    await acknowledge(store, later)
+    assert (await take(store)).record_ids == ("a",)
 
 
-async def test_a_row_apart_that_fails_again_waits_again(shelf: Shelf) -> None:
-    await shelf.set_apart("a")
-    batch = await shelf.take()
-    await shelf.note(batch, FAILED)
-    assert await shelf.take() == batch
-    await shelf.note(batch, SetApart(due_ms=NOW_MS + 5, reason="502"))
-    assert await shelf.claim() is None
-    (row,) = await shelf.store.rows()
-    assert (row.state, row.reason) == (RowState.APART, "502")
+async def test_batches_that_fail_are_tried_in_turn(store: Store) -> None:
+    await put(store, "a", "b")
+    first = await take(store, max_records=1)
+    await fail(store, first, 3)
+    second = await take(store)
+    await fail(store, second, 3)
+    assert (await take(store)).rows == first.rows
+    await fail(store, first)
+    assert (await take(store)).rows == second.rows
 
 
-@pytest.mark.parametrize("change", [FAILED, Split(suspect=True), DEAD, SetApart(due_ms=1, reason="r")])
-async def test_a_batch_that_is_no_more_as_it_was_sent_is_not_changed(shelf: Shelf, change: BatchChange) -> None:
-    await shelf.put("a", "b")
-    whole = await shelf.take()
-    await shelf.note(whole, Split(suspect=False))
-    half = await shelf.take()
-    gate = Gate(passes=2)
-    await shelf.note(whole, change, gate=gate)
-    await shelf.note(replace(half, key="another"), change)
-    assert await shelf.take() == half
-    assert await shelf.store.gate(PLATFORM) == gate
-    assert {row.state for row in await shelf.store.rows()} == {RowState.WAITING}
+async def test_a_suspect_that_failed_lets_the_others_go_first(store: Store) -> None:
+    await put(store, "a", "b")
+    await change(store, await take(store), Split(suspect=True))
+    suspect = await take(store)
+    assert (suspect.record_ids, suspect.suspect) == (("a",), True)
+    await fail(store, suspect)
+    assert (await take(store)).record_ids == ("b",)
 
 
-async def test_an_acknowledgement_holds_also_for_what_was_split_meanwhile(shelf: Shelf) -> None:
-    await shelf.put("a", "b", "c")
-    whole = await shelf.take(max_records=2)
-    await shelf.note(whole, Split(suspect=False))
-    await shelf.note(whole, acknowledged())
-    assert await drain(shelf.store) == ["c"]
-    assert await shelf.names() == []
+async def test_a_split_makes_two_batches_with_keys_of_their_own(store: Store) -> None:
+    await put(store, "a", "b", "c")
+    batch = await take(store)
+    await fail(store, batch)
+    await change(store, batch, Split(suspect=False))
+    first = await take(store)
+    assert (first.record_ids, first.suspect, first.failures) == (("a", "b"), False, 0)
+    await acknowledge(store, first)
+    second = await take(store)
+    assert second.record_ids == ("c",)
+    assert len({batch.key, first.key, second.key}) == 3
 
 
-# -- gates -------------------------------------------------------------------------------------------------------
+async def test_a_dead_row_is_kept_with_its_reason_and_holds_up_nobody(store: Store) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    await put(store, "b")
+    await change(store, batch, REFUSED)
+    (dead,) = await store.rows(state=RowState.DEAD)
+    assert (dead.body, dead.reason, dead.status, dead.answer) == (batch.bodies[0], "refused", 422, "no")
+    assert (await take(store)).record_ids == ("b",)
 
 
-async def test_each_platform_has_a_gate_of_its_own(shelf: Shelf) -> None:
-    gates = {
-        PLATFORM: Gate(
-            state=GateState.WAITING, reason="timeout", until_ms=NOW_MS, failures=3, passes=2**40, max_bytes=5
-        ),
-        "https://elsewhere.test": Gate(state=GateState.PARKED, reason="unauthorised"),
-    }
-    for platform, gate in gates.items():
-        await shelf.store.set_gate(platform, Gate(passes=1))
-        await shelf.store.set_gate(platform, gate)
-    store = await shelf.reopen()
-    assert {platform: await store.gate(platform) for platform in gates} == gates
-    assert await store.gate("https://never.test") == Gate()
+async def test_a_retried_dead_letter_goes_out_with_the_key_it_had(store: Store) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    await change(store, batch, REFUSED)
+    await store.retry_dead(None, now_ms=NOW_MS)
+    assert (await take(store)).key == batch.key
 
 
-async def test_a_change_without_a_gate_leaves_the_gate(shelf: Shelf) -> None:
-    gate = Gate(state=GateState.WAITING, reason="503", until_ms=7, failures=1)
-    await shelf.store.set_gate(PLATFORM, gate)
-    await shelf.deliver("a")
-    assert await shelf.store.gate(PLATFORM) == gate
+async def test_a_row_set_apart_goes_out_alone_when_it_is_due_after_all_others(store: Store) -> None:
+    await put(store, "a")
+    before = await take(store)
+    await set_apart(store, due_ms=NOW_MS + 1000)
+    (row,) = await store.rows()
+    assert (row.state, row.reason) == (RowState.APART, "500")
+    assert await claim(store, now_ms=NOW_MS + 999) is None
+    assert await store.next_due_ms() == NOW_MS + 1000
+    await put(store, "b")
+    assert await store.next_due_ms() == 0
+    assert (await take(store, now_ms=NOW_MS + 1000)).record_ids == ("b",)
+    await acknowledge(store, await take(store))
+    assert await claim(store, AGENT, now_ms=NOW_MS + 1000) is None
+    apart = await take(store, now_ms=NOW_MS + 1000)
+    assert (apart.record_ids, apart.apart, apart.key) == (("a",), True, before.key)
+    await acknowledge(store, apart)
+    assert await store.rows() == ()
+
+
+async def test_a_row_set_apart_can_be_set_apart_again_or_die(store: Store) -> None:
+    await put(store, "a")
+    await set_apart(store, due_ms=NOW_MS)
+    apart = await take(store)
+    await change(store, apart, FAILED)
+    await change(store, apart, SetApart(due_ms=NOW_MS + 5, reason="502"))
+    assert await store.next_due_ms() == NOW_MS + 5
+    await change(store, await take(store, now_ms=NOW_MS + 5), REFUSED)
+    assert [row.state for row in await store.rows()] == [RowState.DEAD]
+    assert await store.next_due_ms() is None
+
+
+async def test_no_row_is_set_apart_for_more_than_310_seconds(store: Store) -> None:
+    await put(store, "a")
+    await set_apart(store, due_ms=NOW_MS + 86_400_000)
+    assert await store.next_due_ms() == NOW_MS + 310_000
+
+
+async def test_a_clock_set_back_by_a_day_does_not_hold_a_row_apart(store: Store) -> None:
+    await put(store, "a")
+    await set_apart(store, due_ms=NOW_MS + 300_000)
+    assert (await take(store, now_ms=NOW_MS - 86_400_000)).apart
+
+
+@pytest.mark.parametrize("late", [FAILED, Split(suspect=True), Acknowledged(synced=2, payload_bytes=9)])
+async def test_a_change_to_a_batch_that_is_gone_is_none(store: Store, late: BatchChange) -> None:
+    await put(store, "a", "b")
+    batch = await take(store)
+    await acknowledge(store, batch)
+    await put(store, "c", "d")
+    rows = await store.rows()
+    await change(store, batch, late)
+    assert await store.rows() == rows
+    assert (await take(store)).failures == 0
+    assert len(await store.history("push")) == 1
+
+
+@pytest.mark.parametrize("late", [REFUSED, SetApart(due_ms=NOW_MS, reason="500")])
+async def test_a_change_to_a_row_that_is_gone_is_none(store: Store, late: BatchChange) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    await acknowledge(store, batch)
+    await change(store, batch, late)
+    await change(store, replace(batch, apart=True), late)
+    assert await store.rows() == ()
+
+
+async def test_changes_that_make_no_sense_are_refused(store: Store) -> None:
+    await put(store, "a", "b")
+    batch = await take(store)
+    for wrong in (REFUSED, SetApart(due_ms=NOW_MS, reason="500")):
+        with pytest.raises(ValueError, match="one record"):
+            await change(store, batch, wrong)
+    await change(store, batch, Split(suspect=True))
+    with pytest.raises(ValueError, match="one record"):
+        await change(store, await take(store), Split(suspect=True))
+
+
+async def test_a_gate_is_remembered_for_each_platform(open_engine: OpenStore, tmp_path: Path) -> None:
+    store = open_engine(tmp_path)
+    assert await store.gate(PLATFORM) == Gate()
+    gate = Gate(state=GateState.PARKED, reason="unauthorised", until_ms=NOW_MS, failures=3, passes=40, max_bytes=65_536)
+    await store.set_gate(PLATFORM, gate)
+    await store.close()
+    store = open_engine(tmp_path)
+    assert await store.gate(PLATFORM) == gate
+    assert await store.gate("https://else.example") == Gate()
+    await store.close()

@@ -1,0 +1,114 @@
+"""What an answer does to a batch. Inside a transaction."""
+
+import sqlite3
+from typing import assert_never
+
+from plugin.store import batches, history, ledger
+from plugin.store.interface import (
+    Acknowledged,
+    Batch,
+    BatchChange,
+    Dead,
+    Failed,
+    HistoryEntry,
+    SetApart,
+    Split,
+)
+
+
+def record(
+    db: sqlite3.Connection, batch: Batch, change: BatchChange, *, platform: str, passes: int, now_ms: int
+) -> None:
+    """Record what an answer did to a batch; nothing happens when its rows are no longer as they were sent.
+
+    An acknowledgement counts for every row that is still there, in whatever batch it is by now.
+    """
+    match change:
+        case Acknowledged():
+            _acknowledge(db, batch, change, platform=platform, now_ms=now_ms)
+        case Failed(counts=counts):
+            if counts:
+                _count_failure(db, batch, passes)
+        case Split(suspect=suspect):
+            _split(db, batch, suspect=suspect)
+        case Dead():
+            batches.bury(db, _only_row(db, batch), change.reason, change.status, change.answer)
+        case SetApart(due_ms=due_ms, reason=reason):
+            db.executemany(
+                "UPDATE outbox SET state = 'apart', due_ms = ?, reason = ? WHERE row = ?",
+                [(min(due_ms, now_ms + batches.FURTHEST_MS), reason, row) for row in _only_row(db, batch)],
+            )
+        case _:
+            assert_never(change)
+
+
+def _only_row(db: sqlite3.Connection, batch: Batch) -> list[int]:
+    """Dissolve a batch of one row; return the row unless it went another way meanwhile."""
+    if len(batch.rows) != 1:
+        raise ValueError("only a batch of one record can become a dead letter or be set apart")
+    if batch.apart:
+        found = db.execute("SELECT row FROM outbox WHERE row = ? AND state = 'apart'", batch.rows)
+        return [row for (row,) in found]
+    number = batches.find(db, batch)
+    if number is None:
+        return []
+    batches.dissolve(db, number)
+    return list(batch.rows)
+
+
+def _count_failure(db: sqlite3.Connection, batch: Batch, passes: int) -> None:
+    number = None if batch.apart else batches.find(db, batch)
+    db.execute(
+        "UPDATE batch SET failures = failures + 1,"
+        " passes_at_failure = CASE failures WHEN 0 THEN ? ELSE passes_at_failure END,"
+        " rank = CASE WHEN suspect OR failures + 1 >= ? THEN failures + 1 ELSE 0 END WHERE id = ?",
+        (passes, batches.ENOUGH_FAILURES, number),
+    )
+
+
+def _split(db: sqlite3.Connection, batch: Batch, *, suspect: bool) -> None:
+    if len(batch.rows) == 1:
+        raise ValueError("a batch of one record cannot be split")
+    number = batches.find(db, batch)
+    if number is None:
+        return
+    members, damaged = batches.members(db, number)
+    batches.bury(db, damaged, batches.DAMAGED)
+    batches.dissolve(db, number)
+    middle = (len(members) + 1) // 2
+    for half in (members[:middle], members[middle:]):
+        if half:
+            batches.write(db, batch.agent_id, half, suspect=suspect)
+
+
+def _acknowledge(db: sqlite3.Connection, batch: Batch, change: Acknowledged, *, platform: str, now_ms: int) -> None:
+    numbers: set[int] = set()
+    gone = 0
+    for row, name in zip(batch.rows, batch.record_ids, strict=True):
+        found = db.execute(
+            "DELETE FROM outbox WHERE row = ? AND record = ? RETURNING fingerprint, core_fingerprint, batch",
+            (row, name),
+        ).fetchone()
+        if found is None:
+            continue
+        gone += 1
+        fingerprint, core_fingerprint, number = found
+        ledger.write(db, platform, name, fingerprint, core_fingerprint, now_ms=now_ms)
+        if number is not None:
+            numbers.add(number)
+    if not gone:
+        return
+    for number in numbers:
+        batches.dissolve(db, number)
+    history.touch(db, batch.agent_id, pushed_ms=now_ms)
+    history.add(
+        db,
+        HistoryEntry(
+            agent_id=batch.agent_id,
+            fleet_node_id=batch.fleet_node_id,
+            direction="push",
+            payload_bytes=change.payload_bytes,
+            items=change.synced,
+            at_ms=now_ms,
+        ),
+    )

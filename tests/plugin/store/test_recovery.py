@@ -1,0 +1,305 @@
+"""Damaged files: never overwritten, salvaged row by row, told in health; the plugin goes on."""
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from plugin.clock import SystemClock
+from plugin.errors import StoreUnavailable
+from plugin.store import recovery
+from plugin.store.interface import ContextRow, Gate, HistoryEntry, RowState, StoreState
+from plugin.store.sqlite import open_store
+from tests.support.clock import FakeClock
+from tests.support.stores import (
+    AGENT,
+    NOW_MS,
+    PLATFORM,
+    acknowledge,
+    claim,
+    opened,
+    put,
+    record,
+    scan,
+    take,
+    waiting,
+)
+
+DB = "agentic-sync.db"
+PAGE = 4096
+TABLE_LEAF = 0x0D
+RECORDS = 300
+NAMES = [f"r{number}" for number in range(RECORDS)]
+
+
+async def make(folder: Path) -> bytes:
+    """Make a store with records waiting, one delivered, and something in each table; return the file."""
+    async with opened(folder) as store:
+        await put(store, "delivered")
+        await acknowledge(store, await take(store))
+        await put(store, *NAMES, size=700)
+        await take(store, max_records=20)
+        await store.set_gate(PLATFORM, Gate(failures=2, passes=7))
+        entry = HistoryEntry(
+            agent_id=AGENT, fleet_node_id=None, direction="pull", payload_bytes=1, items=1, at_ms=NOW_MS
+        )
+        await store.replace_context(PLATFORM, AGENT, [ContextRow(id="c", body=b"{}", expires_ms=None)], entry=entry)
+    return (folder / DB).read_bytes()
+
+
+def overwrite(data: bytes, start: int, end: int) -> bytes:
+    return data[:start] + (b"garbage!" * ((end - start) // 8 + 1))[: end - start] + data[end:]
+
+
+def page_with(data: bytes, text: bytes) -> int:
+    return data.index(text) // PAGE * PAGE
+
+
+def first_page(data: bytes) -> bytes:
+    return overwrite(data, 0, PAGE)
+
+
+def header(data: bytes) -> bytes:
+    return overwrite(data, 0, 64)
+
+
+def another_program(data: bytes) -> bytes:
+    return data[:68] + b"\x00\x00\x00\x01" + data[72:]
+
+
+def leaf_of_bodies(data: bytes) -> bytes:
+    at = page_with(data, b'{"id":"r150"')
+    return overwrite(data, at, at + PAGE)
+
+
+def two_leaves_of_rows(data: bytes) -> bytes:
+    """Damage two leaves of the outbox, so that what lies between can be reached from neither end."""
+    for name in ("r60", "r240"):
+        fingerprint = record(name, size=700).fingerprint.encode()
+        places = [found.start() // PAGE * PAGE for found in re.finditer(fingerprint, data)]
+        leaf = next(at for at in places if data[at] == TABLE_LEAF)
+        data = overwrite(data, leaf, leaf + PAGE)
+    return data
+
+
+def second_half(data: bytes) -> bytes:
+    return overwrite(data, len(data) // 2 // PAGE * PAGE, len(data))
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) * 2 // 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "least"),
+    [
+        (first_page, RECORDS),
+        (header, RECORDS),
+        (another_program, RECORDS),
+        (leaf_of_bodies, RECORDS - 8),
+        (two_leaves_of_rows, RECORDS - 80),
+        (second_half, 20),
+        (cut, 20),
+    ],
+)
+async def test_what_can_be_read_of_a_damaged_file_is_salvaged(
+    tmp_path: Path, damage: Callable[[bytes], bytes], least: int
+) -> None:
+    damaged = damage(await make(tmp_path))
+    (tmp_path / DB).write_bytes(damaged)
+    async with opened(tmp_path, clock=FakeClock(now=1_700_000_000)) as store:
+        health = store.health
+        assert health.state is StoreState.RECOVERED
+        assert health.set_aside == str(tmp_path / "agentic-sync.corrupt-20231114T221320Z")
+        assert health.salvaged is not None
+        assert health.lost is not None
+        assert least <= health.salvaged <= RECORDS
+        rows = await store.rows()
+        assert len(rows) == health.salvaged
+        assert {row.record_id for row in rows} <= set(NAMES)
+        assert all(row.body == record(row.record_id, size=700).body for row in rows)
+        assert (await store.counts()).queued == len(rows)
+        await put(store, "fresh")
+        assert (await take(store)).rows == tuple(row.row for row in rows)[: len((await take(store)).rows)]
+    assert (Path(health.set_aside or "") / DB).read_bytes() == damaged
+    async with opened(tmp_path) as store:
+        assert store.health.state is StoreState.OK
+        assert "fresh" in await waiting(store)
+
+
+async def test_all_tables_are_salvaged(tmp_path: Path) -> None:
+    (tmp_path / DB).write_bytes(first_page(await make(tmp_path)))
+    async with opened(tmp_path) as store:
+        assert (store.health.salvaged, store.health.lost) == (RECORDS, 0)
+        assert (await scan(store, record("delivered"))).known == 1
+        assert (await store.gate(PLATFORM)).passes == 7
+        assert (await store.context(PLATFORM, AGENT, now_ms=NOW_MS)).rows == (b"{}",)
+        assert (await store.times(AGENT)).last_pull_ms == NOW_MS
+        assert [len(await store.history(direction)) for direction in ("push", "pull")] == [1, 1]
+        batch = await take(store)
+        assert batch.record_ids == tuple(NAMES[:20])
+        assert (await put(store, "fresh")).last_row == RECORDS + 2
+
+
+async def test_lost_records_are_counted(tmp_path: Path) -> None:
+    (tmp_path / DB).write_bytes(leaf_of_bodies(await make(tmp_path)))
+    async with opened(tmp_path) as store:
+        health = store.health
+        assert health.lost
+        assert (health.salvaged or 0) + health.lost == RECORDS
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 5000, b"SQLite format 3\x00", b"x"])
+async def test_a_file_that_holds_nothing_is_set_aside(tmp_path: Path, content: bytes) -> None:
+    await make(tmp_path)
+    (tmp_path / DB).write_bytes(content)
+    async with opened(tmp_path) as store:
+        assert store.health.state is StoreState.RECOVERED
+        assert store.health.salvaged == 0
+        assert await waiting(store) == []
+        await put(store, "fresh")
+        assert (Path(store.health.set_aside or "") / DB).read_bytes() == content
+
+
+async def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    await make(tmp_path)
+    (tmp_path / DB).unlink()
+    async with opened(tmp_path) as store:
+        assert (store.health.state, store.health.set_aside) == (StoreState.RECOVERED, None)
+        await put(store, "fresh")
+
+
+async def test_an_empty_file_in_a_new_folder_is_a_first_start_cut_short(tmp_path: Path) -> None:
+    (tmp_path / DB).touch()
+    async with opened(tmp_path) as store:
+        assert store.health.state is StoreState.OK
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+async def test_a_log_whose_file_is_gone_is_salvaged(tmp_path: Path, *, emptied: bool) -> None:
+    async with opened(tmp_path / "old") as store:
+        await put(store, *NAMES, size=700)
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / f"{DB}-wal").write_bytes((tmp_path / "old" / f"{DB}-wal").read_bytes())
+    if emptied:
+        (tmp_path / "new" / DB).touch()
+    async with opened(tmp_path / "new") as store:
+        assert (store.health.state, store.health.salvaged, store.health.lost) == (StoreState.RECOVERED, RECORDS, 0)
+        assert (await waiting(store))[:2] == NAMES[:2]
+
+
+async def test_a_crash_in_the_middle_of_a_salvage_is_made_good(tmp_path: Path) -> None:
+    sound = await make(tmp_path)
+    (tmp_path / DB).write_bytes(first_page(sound))
+    (tmp_path / recovery.SALVAGE).write_bytes(b"half of it")
+    async with opened(tmp_path) as store:
+        assert store.health.salvaged == RECORDS
+    (tmp_path / DB).rename(tmp_path / recovery.SALVAGE)
+    async with opened(tmp_path) as store:
+        assert store.health.state is StoreState.OK
+        assert len(await waiting(store)) == RECORDS
+    assert not (tmp_path / recovery.SALVAGE).exists()
+
+
+async def test_two_salvages_of_one_second_have_two_places(tmp_path: Path) -> None:
+    places: set[str | None] = set()
+    for _ in range(3):
+        await make(tmp_path)
+        (tmp_path / DB).write_bytes(b"garbage")
+        async with opened(tmp_path, clock=FakeClock()) as store:
+            places.add(store.health.set_aside)
+        (tmp_path / DB).unlink()
+    assert len(places) == 3
+
+
+async def test_damage_found_at_work_is_mended_and_the_work_done(tmp_path: Path) -> None:
+    sound = await make(tmp_path)
+    # Closing any descriptor of the file would undo the locks of a connection in the same process.
+    fd = os.open(tmp_path / DB, os.O_RDWR)
+    store = open_store(tmp_path, clock=SystemClock())
+    try:
+        await store.wait_ready()
+        at = page_with(sound, b'{"id":"r250"')
+        os.pwrite(fd, b"garbage!" * (PAGE // 8), at)
+        while store.health.state is StoreState.OK:
+            await acknowledge(store, await take(store))
+        assert store.health.state is StoreState.RECOVERED
+        lost = store.health.lost or 0
+        assert 0 < lost <= 8
+        while (batch := await claim(store)) is not None:
+            await acknowledge(store, batch)
+        assert await store.ledger_size() == 1 + RECORDS - lost
+        await put(store, "fresh")
+    finally:
+        await store.close()
+        os.close(fd)
+
+
+async def test_a_text_that_is_no_utf8_is_damage(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a", "b")
+    with closing(sqlite3.connect(tmp_path / DB, isolation_level=None)) as db:
+        db.execute("UPDATE outbox SET record = CAST(x'ff' AS TEXT) WHERE record = 'a'")
+    async with opened(tmp_path) as store:
+        assert (await take(store)).record_ids == ("b",)
+        assert (store.health.state, store.health.salvaged, store.health.lost) == (StoreState.RECOVERED, 1, 1)
+
+
+async def test_a_body_with_a_flipped_byte_is_a_dead_letter_and_its_neighbours_go(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a", "b", "c", size=100)
+    data = bytearray((tmp_path / DB).read_bytes())
+    data[data.index(b'{"id":"b"') + 50] ^= 1
+    (tmp_path / DB).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert (await take(store)).record_ids == ("a", "c")
+        (dead,) = await store.rows(state=RowState.DEAD)
+        assert (dead.record_id, dead.status) == ("b", None)
+        assert dead.reason is not None
+        assert store.health.state is StoreState.OK
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE body SET body = x'00' WHERE row IN ({})", "DELETE FROM body WHERE row IN ({})"]
+)
+async def test_a_batch_leaves_damaged_members_behind_and_gets_a_new_key(tmp_path: Path, damage: str) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a", "b", "c")
+        before = await take(store)
+        await store.engine.run(lambda db: db.execute(damage.format("1")).rowcount)
+        after = await take(store)
+        assert (after.id, after.record_ids) == (before.id, ("b", "c"))
+        assert after.key != before.key
+        await store.engine.run(lambda db: db.execute(damage.format("2, 3")).rowcount)
+        assert await claim(store) is None
+        assert [row.state for row in await store.rows()] == [RowState.DEAD] * 3
+        await put(store, "d")
+        await store.engine.run(lambda db: db.execute(damage.format("4")).rowcount)
+        assert await claim(store) is None
+        assert (await store.counts()).dead == 4
+
+
+async def test_a_damaged_row_of_the_cache_is_left_out(tmp_path: Path) -> None:
+    await make(tmp_path)
+    async with opened(tmp_path) as store:
+        await store.engine.run(lambda db: db.execute("UPDATE context SET body = x'00'").rowcount)
+        assert (await store.context(PLATFORM, AGENT, now_ms=NOW_MS)).rows == ()
+
+
+async def test_a_damaged_file_that_cannot_be_set_aside_is_told_and_left(tmp_path: Path) -> None:
+    await make(tmp_path)
+    (tmp_path / DB).write_bytes(b"garbage")
+    (tmp_path / recovery.SALVAGE).mkdir()
+    store = open_store(tmp_path, clock=SystemClock())
+    with pytest.raises(StoreUnavailable):
+        await store.counts()
+    assert store.health.state is not StoreState.OK
+    assert (tmp_path / DB).read_bytes() == b"garbage"
+    (tmp_path / recovery.SALVAGE).rmdir()
+    await store.wait_ready()
+    assert store.health.state is StoreState.RECOVERED
+    await store.close()
