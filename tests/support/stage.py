@@ -79,9 +79,11 @@ class Stage:
 
     async def stubborn(self, _context: Context, params: Named) -> str:
         self.say(self.entered, params.name)
-        while not self._releases[params.name].is_set():
+        end = asyncio.get_running_loop().time() + PATIENCE_S  # a test that fails must end all the same
+        while not self._releases[params.name].is_set() and asyncio.get_running_loop().time() < end:
             try:
-                await self._releases[params.name].wait()
+                async with asyncio.timeout_at(end):
+                    await self._releases[params.name].wait()
             except asyncio.CancelledError:
                 self.say(self.cancelled, params.name)
         return params.name
@@ -92,7 +94,8 @@ class Stage:
             await self._releases[params.name].wait()
         except asyncio.CancelledError:
             self.say(self.cancelled, params.name)
-            await self._releases[params.name].wait()
+            async with asyncio.timeout(PATIENCE_S):
+                await self._releases[params.name].wait()
             raise
         return params.name
 
