@@ -193,7 +193,8 @@ class Presence:
         if not offline:
             return LeaveReport(sent=0, missed=0)
         report = LeaveReport(sent=ticket.sent, missed=ticket.failed + ticket.pending)
-        _log.info("presence left", extra={"fields": {"sent": report.sent, "missed": report.missed}})
+        if report.sent or report.missed:
+            _log.info("presence left", extra={"fields": {"sent": report.sent, "missed": report.missed}})
         return report
 
     def _apply(self) -> None:
