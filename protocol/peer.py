@@ -161,7 +161,8 @@ class Peer:
     async def run(self) -> None:
         """Read and handle messages until the other side has ended its stream, or stopped reading ours for good.
 
-        Handlers that run go on, and their answers go out; calls that wait raise PeerClosed. Run it once.
+        Handlers that run go on, and their answers go out; calls that wait raise PeerClosed. Run it once. It raises
+        what the hook for the first message raised, and what shows a defect of this program or of the stream.
         """
         if self._closing:
             return
