@@ -7,7 +7,6 @@ belong to the intake until they end, by themselves or by `abandon`.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from protocol.dispatch import Dispatcher
@@ -17,6 +16,7 @@ from protocol.messages import Notification, Params, Request, encode_error, encod
 from protocol.methods import Context, MethodTable, Remote
 from protocol.outlet import Outlet
 from protocol.session import Answer, Fate, Gathering, Requests, Stage, Step, Work, cut_short, key_of
+from protocol.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +29,6 @@ Call: TypeAlias = Request | Notification
 Task: TypeAlias = asyncio.Task[None]
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts of what came in."""
-
-    requests: int = 0
-    notifications: int = 0
-    busy: int = 0  # requests refused for want of a place
-    refused: int = 0  # requests refused since the intake was stopped
-    duplicates: int = 0  # requests refused since their id was in flight
-    dropped: int = 0  # notifications that found no place, or came after the intake was stopped
-    cancelled: int = 0  # requests that were cancelled in time
-
-    def admitted(self, call: Call) -> None:
-        """Count a call that has found a place."""
-        if isinstance(call, Request):
-            self.requests += 1
-        else:
-            self.notifications += 1
-
-
 class Intake:
     """Admits calls, runs their handlers, and sends the answers through the outlet."""
 
@@ -59,6 +39,7 @@ class Intake:
         dispatcher: Dispatcher,
         outlet: Outlet,
         lanes: Lanes[Task],
+        stats: Stats,
         *,
         on_end: Callable[[Task], None],
     ) -> None:
@@ -67,12 +48,12 @@ class Intake:
         self._dispatcher = dispatcher
         self._outlet = outlet
         self._lanes = lanes
+        self._stats = stats
         self._on_end = on_end
         self._requests: Requests[Task] = Requests()
         self._stopped = False
         self._settled = asyncio.Event()  # a pulse
         self._waiters = 0  # for the pulse
-        self.tally = Tally()
 
     async def take(self, call: Call, batch: Gathering | None) -> Work[Task] | None:
         """Admit a call or refuse it; return work whose turn it is, for the caller to `start` or `serve`.
@@ -95,7 +76,10 @@ class Intake:
         work: Work[Task] = Work(call, context, key_of(request_id), urgent, batch)
         if not self._requests.open(work):
             return await self._refuse(call, batch, _duplicate())
-        self.tally.admitted(call)
+        if isinstance(call, Request):
+            self._stats.requests += 1
+        else:
+            self._stats.notifications += 1
         if place is Place.WAIT:
             self._lanes.wait(work)
             return None
@@ -165,17 +149,17 @@ class Intake:
 
     async def _refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
         if isinstance(call, Notification):
-            self.tally.dropped += 1
+            self._stats.dropped_in += 1
             logger.debug("A notification was dropped", extra={"fields": {"method": call.method, "code": error.code}})
             await self.reply(None, batch)
             return
         match error.code:
             case Code.BUSY:
-                self.tally.busy += 1
+                self._stats.busy += 1
             case Code.CLOSED:
-                self.tally.refused += 1
+                self._stats.refused += 1
             case _:
-                self.tally.duplicates += 1
+                self._stats.duplicates += 1
         await self.reply(encode_error(call.id, error), batch)
 
     async def _run(self, work: Work[Task]) -> bytes | None:
@@ -229,7 +213,7 @@ class Intake:
         if work is None or step is Step.NOTHING:
             logger.debug("A cancel came for no request in flight", extra={"fields": {"method": call.method}})
         else:
-            self.tally.cancelled += 1
+            self._stats.cancelled += 1
             self._interrupt(work, step)
         await self.reply(encode_result(call.id, None) if isinstance(call, Request) else None, batch)
 

@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.convert import Mismatch, convert
@@ -41,6 +41,7 @@ from protocol.messages import (
 from protocol.methods import Context, MethodTable
 from protocol.outlet import Outlet
 from protocol.session import Calls, Gathering, Work
+from protocol.stats import Stats
 from protocol.stdio import ByteStream
 
 logger = logging.getLogger(__name__)
@@ -67,26 +68,6 @@ DEFAULT_LIMITS: Final = Limits()
 FirstMessage: TypeAlias = Callable[[str | None], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Counts since the connection began, and two that say how it is now."""
-
-    requests: int  # admitted
-    notifications: int  # admitted
-    malformed: int  # bytes that are no frame, payloads that are no message
-    busy: int  # requests refused for want of a place
-    refused: int  # requests refused since the intake was stopped
-    duplicates: int  # requests refused since their id was in flight
-    cancelled: int  # requests that were cancelled before they were through
-    calls: int  # that were sent
-    timeouts: int  # calls that were not answered in time
-    dropped_in: int  # notifications that found no place
-    dropped_late: int  # answers that nobody waited for
-    dropped_out: int  # messages of ours that could not be sent
-    open_calls: int  # now: calls that wait for their answer
-    unsent_bytes: int  # now: of messages that the other side has not taken
-
-
 class Peer:
     """A connection over a byte stream, which it owns from now on.
 
@@ -106,6 +87,7 @@ class Peer:
         trace_id: Callable[[], str] = new_trace_id,
         on_first_message: FirstMessage | None = None,
     ) -> None:
+        self._stats = Stats()
         self._stream = stream
         self._decoder = Decoder(limits.max_message_bytes, framing)
         self._lanes: Lanes[asyncio.Task[None]] = Lanes(
@@ -118,7 +100,7 @@ class Peer:
             more=lambda: self._lanes.due > 0 or len(self._frames) > 0,
         )
         dispatcher = Dispatcher(table, translate=translate, trace_id=trace_id)
-        self._intake = Intake(self, table, dispatcher, self._outlet, self._lanes, on_end=self._on_end)
+        self._intake = Intake(self, table, dispatcher, self._outlet, self._lanes, self._stats, on_end=self._on_end)
         self._calls: Calls[asyncio.Future[Response | None]] = Calls()
         self._on_first_message = on_first_message
         self._reader: asyncio.Task[None] | None = None
@@ -130,7 +112,6 @@ class Peer:
         self._hung_up = False  # no answer can come any more
         self._closing = False
         self._closed = asyncio.Event()
-        self._malformed = self._made = self._timeouts = self._late = 0
 
     @property
     def framing(self) -> Framing | None:
@@ -140,19 +121,8 @@ class Peer:
     @property
     def stats(self) -> Stats:
         """Return the counts so far."""
-        tally = self._intake.tally
-        return Stats(
-            requests=tally.requests,
-            notifications=tally.notifications,
-            malformed=self._malformed,
-            busy=tally.busy,
-            refused=tally.refused,
-            duplicates=tally.duplicates,
-            cancelled=tally.cancelled,
-            calls=self._made,
-            timeouts=self._timeouts,
-            dropped_in=tally.dropped,
-            dropped_late=self._late,
+        return replace(
+            self._stats,
             dropped_out=self._outlet.dropped,
             open_calls=len(self._calls),
             unsent_bytes=self._outlet.unsent_bytes,
@@ -194,11 +164,11 @@ class Peer:
                     raise PeerClosed
                 call_id = self._calls.open(waiter)
                 self._outlet.push(encode_request(call_id, method, params))
-                self._made += 1
+                self._stats.calls += 1
                 await waiter
         except TimeoutError:
             if not waiter.done() or waiter.cancelled():
-                self._timeouts += 1
+                self._stats.timeouts += 1
                 raise CallTimeout(method, timeout_s) from None
         finally:
             if self._calls.take(call_id) is not None and waiter.cancelled():
@@ -347,7 +317,7 @@ class Peer:
                 if message.void and self._resolve(Response(message.id, None, None)):
                     await self._intake.reply(None, batch)
                 else:
-                    self._malformed += 1
+                    self._stats.malformed += 1
                     await self._intake.reply(encode_error(message.id, message.error), batch)
             case Batch():
                 gathering = Gathering(len(message.items))
@@ -362,7 +332,7 @@ class Peer:
         if waiter is not None and not waiter.done():
             waiter.set_result(response)
             return True
-        self._late += 1
+        self._stats.dropped_late += 1
         logger.debug("An answer came that nobody waits for", extra={"fields": {"id": response.id}})
         return False
 
