@@ -281,6 +281,7 @@ def _presence(handlers: Handlers) -> list[Method[Any]]:
             handler=handlers.agent_state_changed,
             params=AgentStateChangedParams,
             notification=True,
+            urgent=True,  # it must not wait behind pushes that wait for the platform
             title="Agent state changed",
             description="The host pushes a change; presence follows at once instead of at the next poll.",
         ),

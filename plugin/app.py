@@ -181,7 +181,7 @@ class App:
         """Wait until every request is answered, at most so long; those that are not go on."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._peer.drain(2 * seconds, besides=besides)
+                await self._peer.idle(besides=besides)
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -284,6 +284,8 @@ class App:
 
     async def agent_state_changed(self, _context: Context, params: AgentStateChangedParams) -> None:
         """Take a change that the host pushes."""
+        if self._stopping is not None:
+            return  # every guild is being told that its agents are offline
         presence = (await self._started()).presence
         for agent_id, state in params.changes():
             presence.state_changed(agent_id, state)

@@ -175,6 +175,25 @@ async def test_shutdown_with_work_in_flight_answers_it_and_records_it(fleet: Fle
     assert len(fleet.platform.records) == 1
 
 
+async def test_a_pushed_state_does_not_wait_behind_pushes_that_wait_for_the_platform(fleet: Fleet) -> None:
+    released = asyncio.Event()
+    fleet.platform.menu.add(Delay(until=released), route="sync", times=None)
+    async with fleet.host(presence={"interval_s": 60}) as host:
+        await fleet.wait_shown("codex", "idle")
+        pushes = [
+            asyncio.create_task(
+                host.call("agentic.sync.push", {"agent_id": f"a{number}", "dispatches": [dispatch(number)]})
+            )
+            for number in range(9)
+        ]
+        await fleet.platform.wait_until(lambda platform: len(platform.pushes) == 2)
+        await host.set_state("codex", "busy")
+        await fleet.wait_shown("codex", "busy", timeout_s=10)
+        assert not any(push.done() for push in pushes)
+        released.set()
+        await asyncio.gather(*pushes)
+
+
 async def test_exit_without_shutdown_is_exit_code_one(fleet: Fleet) -> None:
     host = fleet.host()
     await host.start()
