@@ -101,7 +101,9 @@ class Keeper:
 
     def _open(self) -> sqlite3.Connection:
         """Open the file for writing, with what has to be done before; `_well` says what that was."""
-        recovery.finish(self._folder)
+        finished = recovery.finish(self._folder, now=self._clock.now())
+        if finished is not None:
+            self._well = _report("a salvage was cut off and has been carried on", finished)
         path = self._folder / file.NAME
         before = self._lock.owner()
         remote = file.is_remote(self._folder)

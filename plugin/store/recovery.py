@@ -1,7 +1,8 @@
 """A damaged file is set aside whole, and what can be read of it goes into a fresh one, row by row.
 
-The fresh file is finished before the damaged one is moved, and takes its name last. So a crash on the way leaves either
-the damaged file, and all begins again, or only the finished one, which `finish` puts in place.
+The fresh file gets a name of its own once it is finished; only then is the damaged one moved, and its name taken. So a
+crash on the way leaves either the damaged file as it was, and all begins again, or a finished one, and `finish` does
+what was left to do.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,8 @@ from plugin.store import schema
 from plugin.store.file import FAMILY, NAME, connect, create, name_of, size_of, sync_folder
 
 SALVAGE = f"{NAME}.salvage"
+PART = f"{NAME}.part"
+ASIDE = "agentic-sync.corrupt-"
 COPY = f"{NAME}.copy"
 MAX_PROBES = 200_000
 # Those with numbered rows can be asked for row by row, past any damage; of the others both ends are read up to it.
@@ -30,38 +34,47 @@ Row = tuple[object, ...]
 class Salvage:
     """What was saved of the outbox, in records, and how many more there had been; where the damaged files lie."""
 
-    salvaged: int
-    lost: int
+    salvaged: int | None
+    lost: int | None
     set_aside: str
 
 
-def finish(folder: Path) -> None:
-    """Put a finished file in place, or remove an unfinished one, after a crash in the middle of a salvage."""
-    if (folder / SALVAGE).exists():
-        if (folder / NAME).exists():
-            (folder / SALVAGE).unlink()
-        else:
-            _put_in_place(folder)
+def finish(folder: Path, *, now: float) -> Salvage | None:
+    """Carry on after a crash in the middle of a salvage; None when there was none. What was lost was not noted."""
+    _clean(folder)
+    if not (folder / SALVAGE).is_file():
+        return None
+    with closing(connect(folder / SALVAGE, mode="ro")) as db:
+        counted, _ = _scan(db, "SELECT count(*) FROM outbox")
+    salvaged = int(str(counted[0][0])) if counted else None
+    # The file is moved last: while it is here, its place is one without it.
+    places = [one for one in folder.glob(f"{ASIDE}*") if not ((folder / NAME).exists() and (one / NAME).exists())]
+    place = max(places) if places else _place(folder, now)
+    return Salvage(salvaged=salvaged, lost=None, set_aside=_move(folder, place))
 
 
 def replace(folder: Path, *, now: float) -> Salvage:
     """Put a fresh file, with what could be read, in the place of the damaged one. OSError, sqlite3.Error."""
-    (folder / SALVAGE).unlink(missing_ok=True)
-    with _fresh(folder / SALVAGE) as db, _damaged(folder) as old:
-        salvaged, lost = (0, 0) if old is None else _copy(old, db)
-    place = _set_aside(folder, now)
-    _put_in_place(folder)
-    return Salvage(salvaged=salvaged, lost=lost, set_aside=str(place))
+    _clean(folder)
+    try:
+        with _fresh(folder / PART) as db, _damaged(folder) as old:
+            salvaged, lost = (0, None) if old is None else _copy(old, db)
+    except BaseException:
+        _clean(folder)  # on a full disk it would be in the way
+        raise
+    (folder / PART).rename(folder / SALVAGE)
+    sync_folder(folder)
+    return Salvage(salvaged=salvaged, lost=lost, set_aside=_move(folder, _place(folder, now)))
 
 
 @contextlib.contextmanager
 def _fresh(path: Path) -> Generator[sqlite3.Connection]:
-    """Make a file with empty tables; it is on the disk at the end. No journal: until then nobody misses it."""
+    """Make a file with empty tables; it is on the disk at the end. Until then nobody would miss it."""
     create(path)
     db = connect(path, mode="rw")
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("PRAGMA journal_mode = MEMORY")
         db.execute("PRAGMA synchronous = OFF")
         schema.migrate(db, backup=path)
         yield db
@@ -74,19 +87,21 @@ def _fresh(path: Path) -> Generator[sqlite3.Connection]:
         os.close(fd)
 
 
+def _clean(folder: Path) -> None:
+    """Remove what is of use only while a salvage is under way."""
+    for name in (PART, COPY, f"{COPY}-wal", f"{COPY}-shm"):
+        (folder / name).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _damaged(folder: Path) -> Generator[sqlite3.Connection | None]:
     """Open what is left of the file for reading; None when nothing can be read."""
+    old = _readable(folder / NAME) or _mended_copy(folder)
     try:
-        old = _readable(folder / NAME) or _mended_copy(folder)
-        try:
-            yield old
-        finally:
-            if old is not None:
-                old.close()
+        yield old
     finally:
-        for leftover in folder.glob(f"{COPY}*"):
-            leftover.unlink()
+        if old is not None:
+            old.close()
 
 
 def _readable(path: Path) -> sqlite3.Connection | None:
@@ -110,7 +125,7 @@ def _mended_copy(folder: Path) -> sqlite3.Connection | None:
         shutil.copyfile(folder / NAME, copy)
     with contextlib.suppress(FileNotFoundError):
         shutil.copyfile(folder / FAMILY[1], folder / f"{COPY}-wal")
-    with (folder / SALVAGE).open("rb") as fresh, copy.open("r+b") as file:
+    with (folder / PART).open("rb") as fresh, copy.open("r+b") as file:
         page = bytearray(fresh.read(4096))
         page[18:20] = b"\x02\x02"  # there may be a write-ahead log
         page[24:28], page[92:96] = b"\x00\x00\x00\x01", b"\x00\x00\x00\x00"  # the size is the file's own
@@ -119,14 +134,14 @@ def _mended_copy(folder: Path) -> sqlite3.Connection | None:
     return _readable(copy)
 
 
-def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int]:
-    """Copy what can be read; return how many records of the outbox were saved and lost."""
+def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | None]:
+    """Copy what can be read; return how many records of the outbox were saved and, if that is known, lost."""
     last = {str(name): int(str(number)) for name, number in _scan(old, "SELECT name, seq FROM sqlite_sequence")[0]}
     db.execute("BEGIN")
-    rows = _numbered(old, "outbox", "row", last.get("outbox", 0))
+    rows, whole = _numbered(old, "outbox", "row", last.get("outbox", 0))
     saved = sum(_copy_record(old, db, row) for row in rows.values())
     for table, key in _NUMBERED:
-        for row in _numbered(old, table, key, last.get(table, 0)).values():
+        for row in _numbered(old, table, key, last.get(table, 0))[0].values():
             _insert(db, table, row)
     for table in _KEYED:
         for row in _both_ends(old, table):
@@ -137,9 +152,9 @@ def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int]:
     db.execute("DELETE FROM sqlite_sequence")
     db.executemany("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", list(last.items()))
     db.execute("COMMIT")
-    counted, _ = _scan(old, "SELECT ifnull(sum(records), 0) FROM volume WHERE what <> 'ledger'")
+    counted, counts = _scan(old, "SELECT ifnull(sum(records), 0) FROM volume WHERE what <> 'ledger'")
     there_were = max([len(rows), *(int(str(count)) for (count,) in counted)])
-    return saved, there_were - saved
+    return saved, there_were - saved if whole or counts else None
 
 
 def _copy_record(old: sqlite3.Connection, db: sqlite3.Connection, row: Row) -> bool:
@@ -148,19 +163,22 @@ def _copy_record(old: sqlite3.Connection, db: sqlite3.Connection, row: Row) -> b
     return bool(bodies) and _insert(db, "outbox", row) and _insert(db, "body", bodies[0])
 
 
-def _numbered(old: sqlite3.Connection, table: str, key: str, last: int) -> dict[object, Row]:
-    """Return what can be read of a table by number: from both ends up to the damage, then one by one in between."""
+def _numbered(old: sqlite3.Connection, table: str, key: str, last: int) -> tuple[dict[object, Row], bool]:
+    """Return what can be read of a table by number, and whether that is all.
+
+    It is read from both ends up to the damage, then row by row in between.
+    """
     rows, whole = _scan(old, f"SELECT * FROM {table} NOT INDEXED ORDER BY {key}")  # noqa: S608 - our own names
     found = {row[0]: row for row in rows}
     if whole:
-        return found
+        return found, True
     low = max((int(str(number)) for number in found), default=0)
     rows, _ = _scan(old, f"SELECT * FROM {table} NOT INDEXED WHERE {key} > ? ORDER BY {key} DESC", low)  # noqa: S608
     high = min((int(str(row[0])) for row in rows), default=last + 1)
     for number in range(low + 1, min(high, low + MAX_PROBES)):
         one, _ = _scan(old, f"SELECT * FROM {table} NOT INDEXED WHERE {key} = ?", number)  # noqa: S608
         found |= {row[0]: row for row in one}
-    return found | {row[0]: row for row in reversed(rows)}
+    return found | {row[0]: row for row in reversed(rows)}, False
 
 
 def _both_ends(old: sqlite3.Connection, table: str) -> list[Row]:
@@ -194,26 +212,28 @@ def _insert(db: sqlite3.Connection, table: str, row: Row) -> bool:
     return True
 
 
-def _set_aside(folder: Path, now: float) -> Path:
-    """Move the damaged file and its log into a folder of their own; return it."""
+def _place(folder: Path, now: float) -> Path:
+    """Make a folder for what is damaged."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-    place = folder / f"agentic-sync.corrupt-{stamp}"
-    for again in range(2, 1000):
-        if not place.exists():
-            break
-        place = folder / f"agentic-sync.corrupt-{stamp}-{again}"
+    place, again = folder / f"{ASIDE}{stamp}", 1
+    while place.exists():
+        again += 1
+        place = folder / f"{ASIDE}{stamp}-{again}"
     place.mkdir(mode=0o700)
+    return place
+
+
+def _move(folder: Path, place: Path) -> str:
+    """Move the damaged file and its log to their place, and the finished one where they were; return the place."""
     for name in reversed(FAMILY):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).rename(place / name)
     sync_folder(place)
     sync_folder(folder)
-    return place
-
-
-def _put_in_place(folder: Path) -> None:
     (folder / SALVAGE).rename(folder / NAME)
+    _clean(folder)
     sync_folder(folder)
+    return str(place)
 
 
 def has_leftovers(folder: Path) -> bool:

@@ -1,8 +1,10 @@
 """Processes that own a store, to be killed, starved or shut out; each program says line by line what it has done."""
 
 import asyncio
+import itertools
 import os
 import resource
+import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreUnavailable
+from plugin.store import recovery
 from plugin.store.interface import Acknowledged, Gate, StoreState
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.stores import NOW_MS, PLATFORM, acknowledge, claim, put, take, waiting
@@ -173,6 +176,40 @@ async def live_read_only(folder: Path) -> None:
     await store.close()
 
 
+class Death(BaseException):
+    """The end of a process, as far as its disk can tell."""
+
+
+async def die_while_salvaging(folder: Path) -> None:
+    """Salvage copies of a damaged folder, each dying one step on the disk later; say what was found after each."""
+    left: list[int] = []
+
+    def step(event: str, _: object) -> None:
+        if left and event in {"open", "os.mkdir", "os.rename", "os.remove", "sqlite3.connect"}:
+            left[0] -= 1
+            # From then on nothing happens any more, whatever is tried.
+            if left[0] < 0:
+                raise Death
+
+    sys.addaudithook(step)
+    for steps in itertools.count():
+        copy = folder.with_name(f"{folder.name}-{steps}")
+        shutil.copytree(folder, copy)
+        died = False
+        left.append(steps)
+        try:
+            recovery.replace(copy, now=NOW_MS / 1000)
+        except Death:
+            died = True
+        left.clear()
+        store = await _open(copy)
+        found, health = await store.rows(), store.health
+        await store.close()
+        _say(f"{health.state} {len(found)} {sum(1 for _ in copy.glob('agentic-sync.*'))}")
+        if not died:
+            return
+
+
 async def _open(folder: Path) -> SqliteStore:
     store = open_store(folder, clock=SystemClock())
     await store.wait_ready()
@@ -186,7 +223,7 @@ def _say(line: str) -> None:
 
 PROGRAMS = {
     program.__name__: program
-    for program in (enqueue_for_ever, send_for_ever, hold, leave_open, fill_disk, live_read_only)
+    for program in (enqueue_for_ever, send_for_ever, hold, leave_open, fill_disk, live_read_only, die_while_salvaging)
 }
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from plugin.store import recovery
 from plugin.store.interface import ContextRow, Gate, HistoryEntry, RowState, StoreState
 from plugin.store.sqlite import open_store
 from tests.support.clock import FakeClock
+from tests.support.crash import child, die_while_salvaging
 from tests.support.stores import (
     AGENT,
     NOW_MS,
@@ -192,17 +194,47 @@ async def test_a_log_whose_file_is_gone_is_salvaged(tmp_path: Path, *, emptied: 
         assert (await waiting(store))[:2] == NAMES[:2]
 
 
-async def test_a_crash_in_the_middle_of_a_salvage_is_made_good(tmp_path: Path) -> None:
-    sound = await make(tmp_path)
-    (tmp_path / DB).write_bytes(first_page(sound))
-    (tmp_path / recovery.SALVAGE).write_bytes(b"half of it")
-    async with opened(tmp_path) as store:
-        assert store.health.salvaged == RECORDS
-    (tmp_path / DB).rename(tmp_path / recovery.SALVAGE)
-    async with opened(tmp_path) as store:
-        assert store.health.state is StoreState.OK
-        assert len(await waiting(store)) == RECORDS
-    assert not (tmp_path / recovery.SALVAGE).exists()
+async def killed(folder: Path, *, closed_before: bool) -> None:
+    """Leave a store as a kill does: with its newest records, or all of them, only in the log."""
+    living = folder / "living"
+    if closed_before:
+        await make(living)
+    async with opened(living) as store:
+        await put(store, *(f"late{number}" for number in range(RECORDS)))
+        for name in (DB, f"{DB}-wal", "state.lock"):
+            shutil.copy(living / name, folder / name)
+    shutil.rmtree(living)
+
+
+async def a_damaged_leaf_beside_a_log(folder: Path) -> int:
+    await killed(folder, closed_before=True)
+    (folder / DB).write_bytes(leaf_of_bodies((folder / DB).read_bytes()))
+    return 2 * RECORDS - 8
+
+
+async def a_log_without_its_file(folder: Path) -> int:
+    await killed(folder, closed_before=False)
+    (folder / DB).unlink()
+    return RECORDS
+
+
+@pytest.mark.parametrize("damage", [a_damaged_leaf_beside_a_log, a_log_without_its_file])
+async def test_a_salvage_may_be_cut_off_at_any_step(tmp_path: Path, damage: Callable[[Path], Awaitable[int]]) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    least = await damage(folder)
+    async with child(die_while_salvaging, folder) as process:
+        said = [line.split() for line in await process.rest()]
+    # Whoever dies before the fresh file is in place leaves it to the next one to tell.
+    states = [state for state, _, _ in said]
+    told = states.index(StoreState.OK)
+    assert set(states[:told]) == {StoreState.RECOVERED}
+    assert set(states[told:]) == {StoreState.OK}
+    assert told >= 10
+    assert len(states) - told <= 6
+    assert {int(found) >= least for _, found, _ in said} == {True}
+    # The file, and one place with what was damaged: nothing else is left of any of them.
+    assert {int(files) for _, _, files in said} == {2}
 
 
 async def test_two_salvages_of_one_second_have_two_places(tmp_path: Path) -> None:
