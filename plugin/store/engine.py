@@ -92,6 +92,7 @@ class Engine:
         self._backlog: deque[Job[object]] = deque()
         self._waiting: list[Job[object]] = []
         self._closing: asyncio.Future[None] | None = None
+        self._serving: list[Job[object]] = []
         self._last: Job[object] | None = None
         threading.Thread(target=self._run, name="store", daemon=True).start()
 
@@ -128,19 +129,45 @@ class Engine:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._last is None:
-            self._keeper.attend()
-            self._answer_waiting()
-            job = self._next()
-            if job is None:
-                self._keeper.rest()
-            else:
-                self._serve(job)
+        try:
+            while self._last is None:
+                self._turn()
+        except Exception:
+            # A defect of this program: nobody must wait for a thread that is gone.
+            LOG.exception("the store's thread has failed")
+            self._keeper.give_up("the store's thread has failed: see the log, and start the plugin again")
+            self._last = self._refuse_until_closed()
         left = [*self._backlog, *self._waiting]
         for job in left:
             job.error = StoreUnavailable("the store is closed")
-        self._keeper.close()
-        _settle([*left, self._last])
+        try:
+            self._keeper.close()
+        finally:
+            _settle([*left, self._last])
+
+    def _turn(self) -> None:
+        self._keeper.attend()
+        self._answer_waiting()
+        job = self._next()
+        if job is None:
+            self._keeper.rest()
+        else:
+            self._serving = [job]
+            self._serve(job)
+            self._serving = []
+
+    def _refuse_until_closed(self) -> Job[object]:
+        last = [] if self._last is None else [self._last]
+        jobs = [*self._serving, *self._backlog, *self._waiting, *last]
+        self._backlog.clear()
+        self._waiting.clear()
+        while True:
+            for job in jobs:
+                if job.kind is Kind.CLOSE:
+                    return job
+                job.error = self._keeper.refusal()
+                _settle([job])
+            jobs = [self._queue.get()]
 
     def _next(self) -> Job[object] | None:
         """Return the next job, or None after a while without one."""
@@ -184,22 +211,22 @@ class Engine:
 
     def _serve_together(self, db: sqlite3.Connection, first: Job[object]) -> None:
         """Commit a job and all that wait behind it at once; when that fails, each by itself."""
-        jobs: list[Job[object]] = []
+        jobs = self._serving
         try:
             with _transaction(db):
-                for job in self._arriving(first):
+                _perform_within(db, first)
+                for job in self._arriving():
                     jobs.append(job)
                     _perform_within(db, job)
         except sqlite3.Error:
-            for job in jobs or [first]:
+            for job in jobs:
                 self._serve_alone(job)
         else:
             self._worked(changed=any(job.changed for job in jobs))
-        _settle(jobs or [first])
+        _settle(jobs)
 
-    def _arriving(self, first: Job[object]) -> Iterator[Job[object]]:
-        """Yield a job and those that wait or arrive behind it, for a moment."""
-        yield first
+    def _arriving(self) -> Iterator[Job[object]]:
+        """Yield the jobs that wait or arrive behind the first, for a moment."""
         until = time.monotonic() + TOGETHER_S
         for _ in range(MOST_TOGETHER - 1):
             if self._backlog:

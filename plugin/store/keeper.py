@@ -29,6 +29,11 @@ CONTESTED_S = 0.25
 REOPEN_S = 1.0
 OVERLAP_S = 2.0
 VACUUM_PAGES = 1000
+# A file system may find only at the end of a write, or of a sync, that there is no room, or no quota, for it.
+NO_ROOM = {
+    *("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE"),
+    *("ENOSPC", "EDQUOT", "EFBIG"),
+}
 
 
 class Keeper:
@@ -73,20 +78,35 @@ class Keeper:
         if self.writer is not None or started < self._next_try:
             return
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._lock.take():
-                self._wait_for_owner()
+            if not self._own():
                 self._next_try = started + CONTESTED_S
                 return
             self._adopt(self._open())
         except file.Newer as newer:
             self._fail(StoreState.UNUSABLE, str(newer))
         except (file.Damaged, OSError, sqlite3.Error) as error:
-            self._fail(*_judge(error, self._folder))
+            self._fail(*judge(error, self._folder))
             self._open_reader()
         # An attempt that reads through a large file is not made again at once.
         ended = time.monotonic()
         self._next_try = ended + max(REOPEN_S, 10 * (ended - started))
+
+    def _own(self) -> bool:
+        """Own the folder, and say so at once; False while another process does."""
+        if self._lock.held:
+            return True
+        if not self._folder.exists():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.sync_folder(self._folder.parent)
+        if not self._lock.take():
+            self._wait_for_owner()
+            return False
+        self._sign(made=self._lock.owner().made)
+        return True
+
+    def _sign(self, *, made: bool) -> None:
+        with contextlib.suppress(OSError):  # on a full disk others learn of us what they can
+            self._lock.sign(Owner(pid=os.getpid(), started_at=self._clock.now(), made=made))
 
     def _wait_for_owner(self) -> None:
         pid = self._lock.owner().pid
@@ -119,8 +139,8 @@ class Keeper:
         else:
             if missing and before.made:
                 self._well = _report(f"{path} was gone: what was queued in it is lost", None)
-        with contextlib.suppress(OSError):  # on a full disk others learn of us what they can
-            self._lock.sign(Owner(pid=os.getpid(), started_at=self._clock.now(), made=True))
+        if not before.made:
+            self._sign(made=True)
         if remote:
             LOG.warning(
                 "the state folder is on a network file system: slower, and only as safe as its locks",
@@ -152,6 +172,10 @@ class Keeper:
             self.reader.close()
             self.reader = None
 
+    def give_up(self, reason: str) -> None:
+        """Take notice that this will never be usable again."""
+        self.health = replace(self._well, state=StoreState.UNUSABLE, reason=reason)
+
     def _fail(self, state: StoreState, reason: str) -> None:
         if self.health.state is not state:
             LOG.error("the store cannot be used", extra={"fields": {"state": state.value, "reason": reason}})
@@ -161,7 +185,7 @@ class Keeper:
 
     def failed(self, error: sqlite3.Error, *, final: bool) -> bool:
         """Take notice of an error; unless it is `final`, mend what can be, and return whether to try once more."""
-        state, reason = _judge(error, self._folder)
+        state, reason = judge(error, self._folder)
         if not final:
             if file.is_damage(error):
                 return self._mend_running(error)
@@ -193,9 +217,10 @@ class Keeper:
         return True
 
     def worked(self, *, changed: bool) -> None:
-        """Take notice of a commit: whatever was wrong is over. Only one that changed something needed room."""
+        """Take notice of a commit: whatever was wrong is over. What keeps writes out is over only after a write."""
         self.dirty = self.dirty or changed
-        if self.health is not self._well and (changed or self.health.state is not StoreState.FULL):
+        shut = self.health.state in {StoreState.FULL, StoreState.READ_ONLY}
+        if self.health is not self._well and (changed or not shut):
             LOG.info("the store can be used", extra={"fields": {"was": self.health.state.value}})
             self.health = self._well
 
@@ -211,8 +236,10 @@ class Keeper:
                 self.dirty = True
             # A reader in another process must not hold up the next write.
             self.writer.execute("PRAGMA busy_timeout = 0")
-            self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self.writer.execute(f"PRAGMA busy_timeout = {round(file.BUSY_S * 1000)}")
+            try:
+                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self.writer.execute(f"PRAGMA busy_timeout = {round(file.BUSY_S * 1000)}")
 
     def close(self) -> None:
         """Close, which brings the log home, and let go of the folder."""
@@ -232,7 +259,7 @@ def _report(reason: str, salvage: recovery.Salvage | None) -> StoreHealth:
     return health
 
 
-def _judge(error: Exception, folder: Path) -> tuple[StoreState, str]:
+def judge(error: Exception, folder: Path) -> tuple[StoreState, str]:
     """Return what an error makes of the store, and what a person should do."""
     match error:
         case sqlite3.Error():
@@ -241,7 +268,7 @@ def _judge(error: Exception, folder: Path) -> tuple[StoreState, str]:
             name = errno.errorcode.get(number, "")
         case _:
             name = ""
-    if name in {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "ENOSPC", "EDQUOT", "EFBIG"}:
+    if name in NO_ROOM:
         return StoreState.FULL, f"the disk of {folder} is full: make room; what is queued is safe and still sent"
     if (
         name.startswith("SQLITE_READONLY")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+SIGNED_BYTES = 128
+
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """What the lock file says: who has it, since when, and whether a database was ever made beside it."""
@@ -54,9 +56,11 @@ class Lock:
         """Write who owns the folder; only the owner may. OSError when the disk is full."""
         if self._fd is None:
             raise RuntimeError("only the owner signs the lock")
-        text = msgspec.json.encode(owner)
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))
+        # In one write of one length: nobody reads half of it, nor what was there before.
+        os.pwrite(self._fd, msgspec.json.encode(owner).ljust(SIGNED_BYTES), 0)
+        os.ftruncate(self._fd, SIGNED_BYTES)
+        if owner.made:
+            os.fsync(self._fd)
 
     def release(self) -> None:
         """Let go; the file stays, since removing it would let two owners in."""
