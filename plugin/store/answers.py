@@ -27,8 +27,10 @@ def record(
         case Acknowledged():
             _acknowledge(db, batch, change, platform=platform, now_ms=now_ms)
         case Failed(counts=counts):
+            # Also one that counts for nothing finds the batch, which records it if that could not be done before.
+            number = None if batch.apart else batches.find(db, batch)
             if counts:
-                _count_failure(db, batch, passes)
+                _count_failure(db, number, passes)
         case Split(suspect=suspect):
             _split(db, batch, suspect=suspect)
         case Dead():
@@ -56,8 +58,7 @@ def _only_row(db: sqlite3.Connection, batch: Batch) -> list[int]:
     return list(batch.rows)
 
 
-def _count_failure(db: sqlite3.Connection, batch: Batch, passes: int) -> None:
-    number = None if batch.apart else batches.find(db, batch)
+def _count_failure(db: sqlite3.Connection, number: int | None, passes: int) -> None:
     db.execute(
         "UPDATE batch SET failures = failures + 1,"
         " passes_at_failure = CASE failures WHEN 0 THEN ? ELSE passes_at_failure END,"

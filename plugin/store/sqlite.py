@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,7 @@ class SqliteStore:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._sent: dict[str, Batch] = {}  # what each agent's answer is awaited for, without the bodies
 
     @property
     def health(self) -> StoreHealth:
@@ -89,10 +91,18 @@ class SqliteStore:
         """Return the next batch to send, forming and recording it if need be."""
         del platform  # a batch belongs to the queue, whichever platform it goes to
         held = frozenset(busy)
-        return await self.engine.run(
-            lambda db: batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms),
-            kind=Kind.SEND,
-        )
+
+        def work(db: sqlite3.Connection) -> Batch | None:
+            # On a full disk one was sent that is not recorded yet: no other may be formed of its rows.
+            for batch in sent:
+                batches.find(db, batch)
+            return batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+
+        sent = tuple(self._sent.values())
+        batch = await self.engine.run(work, kind=Kind.SEND)
+        if batch is not None and not batch.apart:
+            self._sent[batch.agent_id] = replace(batch, bodies=())
+        return batch
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
         """Record what an answer did to a batch, and the platform's new gate with it."""
@@ -104,6 +114,9 @@ class SqliteStore:
                 gates.save(db, platform, gate)
 
         await self.engine.run(work)
+        sent = self._sent.get(batch.agent_id)
+        if sent is not None and sent.rows == batch.rows:
+            del self._sent[batch.agent_id]
 
     async def next_due_ms(self) -> int | None:
         """Return when the next row may go."""

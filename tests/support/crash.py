@@ -150,9 +150,12 @@ async def fill_disk(folder: Path) -> None:
     except StoreUnavailable:
         _say("held")
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    # What could not be recorded was sent all the same: it must not come back with other members.
+    await put(store, "new")
+    assert await take(store) == batch
     await store.record(batch, change, platform=PLATFORM, gate=Gate(passes=1), now_ms=NOW_MS)
     assert store.health.state is StoreState.OK
-    assert await waiting(store) == [f"r{number}" for number in range(4, stored)]
+    assert await waiting(store) == [*(f"r{number}" for number in range(4, stored)), "new"]
     await put(store, "after")
     await store.close()
     _say("recovered")
