@@ -54,11 +54,22 @@ check: lint ## everything that continuous integration runs: lint, types, tests w
 test-all: setup ## run the tests on every Python from 3.11 that is found
 	@$(BIN)/python tests/every_python.py
 
+.venv/fuzz: .venv/ready requirements-fuzz.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: setup .venv/fuzz ## fuzz the decoders of frames, messages and params, FUZZ_SECONDS (60) each; Linux on x86-64
+	@for target in frames messages params; do echo "Fuzzing $$target for $(FUZZ_SECONDS) s ..."; \
+	  $(BIN)/python -m tests.fuzz.drive $$target $(FUZZ_SECONDS) || exit 1; done
+
 .PHONY: lock
 lock: .tools/ready ## resolve the dependencies anew
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements-tools.in -o requirements-tools.lock
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
+	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 --group fuzz -o requirements-fuzz.lock
 
 .PHONY: clean
 clean: ## remove everything that make installed or wrote
