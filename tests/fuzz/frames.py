@@ -41,7 +41,7 @@ def frames(stream: bytes, sizes: list[int], framing: Framing | None, limit: int)
     while start < len(stream):
         end = start + sizes[turn % len(sizes)]
         found += decoder.feed(stream[start:end])
-        assert held_bytes(decoder) <= max(limit + 1, MAX_HEADER_BYTES)
+        assert held_bytes(decoder) <= max(limit + 1, MAX_HEADER_BYTES) + max(sizes)
         start, turn = end, turn + 1
     return [frame.kind if isinstance(frame, FrameError) else frame for frame in found + decoder.end()]
 
