@@ -1,6 +1,7 @@
 """A fleet on loopback for end-to-end tests: a real platform, center and guilds, and the plugin as a real process."""
 
 import os
+import ssl
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,12 +25,14 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 class Fleet:
     """The servers, and the configuration that points a plugin at them."""
 
-    def __init__(self, folder: Path, *, agents: Iterable[str], guilds: Iterable[str]) -> None:
+    def __init__(
+        self, folder: Path, *, agents: Iterable[str], guilds: Iterable[str], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.folder = folder
         self.agents = tuple(agents)
-        self.platform = LoopbackPlatform(tokens=(TOKEN,))
-        self.center = LoopbackCenter()
-        self.guilds = [LoopbackGuild(name) for name in guilds]
+        self.platform = LoopbackPlatform(tokens=(TOKEN,), tls=tls)
+        self.center = LoopbackCenter(tls=tls)
+        self.guilds = [LoopbackGuild(name, tls=tls) for name in guilds]
 
     def config(self, **parts: object) -> dict[str, object]:
         config: dict[str, object] = {
@@ -59,10 +62,14 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet_on_loopback(
-    folder: Path, *, agents: Iterable[str] = ("codex",), guilds: Iterable[str] = ("lobby",)
+    folder: Path,
+    *,
+    agents: Iterable[str] = ("codex",),
+    guilds: Iterable[str] = ("lobby",),
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Fleet]:
     """Start the servers; they are gone afterwards."""
-    fleet = Fleet(folder, agents=agents, guilds=guilds)
+    fleet = Fleet(folder, agents=agents, guilds=guilds, tls=tls)
     async with fleet.platform, fleet.center:
         for guild in fleet.guilds:
             await guild.start()
