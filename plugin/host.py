@@ -76,7 +76,9 @@ class HostCalls:
         try:
             answer = await self._peer.call(method, params, timeout_s=self._config.timeout_s, result=object)
         except ProtocolError as error:
-            raise HostCallFailed(f"{method} for agent {agent_id!r} failed: {error}") from error
+            # What the host says goes into log lines, and so back to it: its beginning is enough.
+            said = str(error)[:MAX_ERROR_CHARS]
+            raise HostCallFailed(f"{method} for agent {agent_id!r} failed: {said}") from error
         match answer:
             case str(state) | {"state": str(state)}:
                 return state
@@ -90,6 +92,7 @@ class HostCalls:
         return self._peer.notify_soon(self._config.log_method, params)
 
 
+MAX_ERROR_CHARS = 200
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 BURST_LINES = 200
 LINES_PER_S = 20.0

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 KEEP_S = 60.0
 KEEP_FAILURES = 3
+WORD_CHARS = 64
 
 
 class Status(StrEnum):
@@ -45,8 +46,8 @@ class Reading:
     failing_since: float = math.inf
 
     def heard(self, state: str, wall: float) -> "Reading":
-        """Take the host's word; a state that has no status leaves the status as it was."""
-        return Reading(state=state, status=status_of(state) or self.status, read_at=wall)
+        """Take the host's word, of which the beginning is kept; a state that has no status leaves it as it was."""
+        return Reading(state=state[:WORD_CHARS], status=status_of(state) or self.status, read_at=wall)
 
     def missed(self, now: float) -> "Reading":
         """Count a reading that failed."""

@@ -10,7 +10,7 @@ from plugin.clock import Clock, wait_until_set
 from plugin.errors import HostCallFailed
 from plugin.host import AgentStates
 from plugin.presence.agent import Agent
-from plugin.presence.state import Status, status_of
+from plugin.presence.state import WORD_CHARS, Status, status_of
 from plugin.presence.trouble import Trouble, Troubles
 
 READS = 64
@@ -22,7 +22,6 @@ UNREADABLE = Trouble(
     "the host does not say what agents are doing", "the host says what every agent is doing again", each=False
 )
 _ODD_STATES = 16
-_ODD_CHARS = 64
 _FOREVER_S = 3600.0
 
 _log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ class Watch:
 
     def _skip(self, agent: Agent, state: str) -> None:
         self.skipped += 1
-        word = state[:_ODD_CHARS]
+        word = state[:WORD_CHARS]
         if word not in agent.odd_states and len(agent.odd_states) < _ODD_STATES:
             agent.odd_states |= {word}
             fields = {"agent": agent.agent_id, "state": word}

@@ -11,7 +11,7 @@ import pytest
 from plugin.config import Host
 from plugin.errors import HostCallFailed
 from plugin.host import BURST_LINES, HostCalls, HostLogHandler, LogParams
-from protocol.errors import CallTimeout, ProtocolError
+from protocol.errors import CallTimeout, ProtocolError, RpcError
 from tests.support.clock import FakeClock, settle
 
 T = TypeVar("T")
@@ -48,6 +48,12 @@ async def test_an_error_or_an_answer_without_a_state_is_a_failed_host_call(answe
     with pytest.raises(HostCallFailed) as caught:
         await HostCalls(Wire(answer), Host()).read_agent_state("codex")
     assert "codex" in caught.value.message
+
+
+async def test_of_what_the_host_says_of_a_failure_only_the_beginning_is_repeated() -> None:
+    with pytest.raises(HostCallFailed) as caught:
+        await HostCalls(Wire(RpcError(1, "x" * 1_000_000)), Host()).read_agent_state("codex")
+    assert len(caught.value.message) < 1000
 
 
 async def test_the_host_is_called_under_its_own_names_from_the_next_call_on() -> None:

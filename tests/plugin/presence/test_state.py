@@ -57,3 +57,9 @@ def test_an_agent_that_can_be_read_again_shows_what_it_does() -> None:
 
     assert reading.failures == 0
     assert reading.shown(1e9) is Status.ON_CALL
+
+
+def test_of_a_state_that_no_host_has_no_more_is_kept_than_a_person_reads() -> None:
+    reading = Reading().heard("x" * 1_000_000, 1.0)
+    assert reading.state is not None
+    assert len(reading.state) == 64
