@@ -1,5 +1,6 @@
 """The platform's three routes, over one `Web`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -121,7 +122,13 @@ def request_body(batch: Batch) -> bytes:
 
 def _without(token: Secret, answer: Answer) -> Answer:
     """Take the token out of an error's text, which a person may read; other bodies are data and stay as they are."""
-    text = token.reveal().encode()
-    if answer.status < HTTPStatus.MULTIPLE_CHOICES or text not in answer.body:
+    if answer.status < HTTPStatus.MULTIPLE_CHOICES:
         return answer
-    return replace(answer, body=answer.body.replace(text, b"***"))
+    return replace(answer, body=re.sub(_spelt(token.reveal()), b"***", answer.body))
+
+
+def _spelt(text: str) -> bytes:
+    """Return a pattern for a text of ASCII as it is, and as JSON or a URL may spell it."""
+    return b"".join(
+        rb"(?:\\?%b|(?i:\\u00%02x|%%%02x))" % (re.escape(char.encode()), ord(char), ord(char)) for char in text
+    )

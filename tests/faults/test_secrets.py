@@ -61,12 +61,14 @@ def echoes(secrets: Iterable[str], elsewhere: str) -> list[Kind]:
     """Answers that repeat what they were sent, in every place where an answer has one."""
     said = " ".join(f"Authorization: Bearer {secret}" for secret in secrets)
     message = f'{{"error": "{said}", "message": "{said}", "errors": {{"{said}": ["{said}"]}}}}'.encode()
+    escaped = message.replace(b"/", b"\\/")  # as PHP writes JSON
     codes = (200, 201, 302, 400, 401, 403, 404, 409, 413, 422, 500, 503)
     return [
         *(
             Status(code=code, headers={"X-Echo": said, "Location": f"{elsewhere}/{said}"}, body=message)
             for code in codes
         ),
+        *(Status(code=code, body=escaped) for code in (400, 401, 422, 500)),
         Status(code=503, headers={"Retry-After": said, "X-RateLimit-Reset": said}),
         Status(code=200, headers={"Content-Type": said}, body=said.encode()),
         Status(code=500, headers={"Content-Encoding": said}, body=said.encode()),

@@ -67,6 +67,24 @@ async def test_a_refusals_text_never_repeats_the_token(tmp_path: Path) -> None:
         await platform.retire()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        rb'{"message":"Bearer sk\/live+7"}',
+        rb'{"message":"Bearer \u0073k\u002Flive\u002b7"}',
+        rb"see /login?token=sk%2Flive%2B7",
+    ],
+)
+async def test_a_refusals_text_repeats_the_token_in_no_other_spelling(tmp_path: Path, said: bytes) -> None:
+    async with LoopbackPlatform() as served:
+        platform = reach(tmp_path, served.url)
+        served.menu.add(Status(code=422, body=said))
+        answer = await platform.status("a", Secret("sk/live+7"))
+        assert b"***" in answer.body
+        assert b"live" not in answer.body
+        await platform.retire()
+
+
 async def test_retired_connections_close_after_the_last_answer(tmp_path: Path) -> None:
     release = asyncio.Event()
     async with LoopbackPlatform() as served:
