@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from plugin.store import outbox
 from plugin.store.interface import Batch
 
 ENOUGH_FAILURES = 3
@@ -83,15 +82,11 @@ def _formed(db: sqlite3.Connection, busy: Collection[str], *, failing: bool) -> 
 
 def _next_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
     """Return the agent with the oldest row that is in no batch."""
-    heads = (
-        (row, agent)
-        for agent in outbox.agents_with(db, "waiting")
-        if agent not in busy
-        for (row,) in db.execute(
-            "SELECT row FROM outbox WHERE agent = ? AND state = 'waiting' AND batch IS NULL ORDER BY row LIMIT 1",
-            (agent,),
-        )
+    found = db.execute(
+        "SELECT agent, (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
+        " AND batch IS NULL ORDER BY row LIMIT 1) FROM totals WHERE state = 'waiting'"
     )
+    heads = ((row, agent) for agent, row in found if row is not None and agent not in busy)
     return min(heads, default=(0, None))[1]
 
 

@@ -105,36 +105,29 @@ def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
     )
     by_state = {state: (records, size) for state, records, size in found}
     dead = by_state.get("dead", (0, 0))[0]
-    agents = [agent] if agent is not None else agents_with(db, "waiting", "apart")
     return QueueCounts(
         queued=sum(records for records, _ in by_state.values()) - dead,
         dead=dead,
         bytes=sum(size for _, size in by_state.values()),
-        oldest_queued_ms=min((at for name in agents for at in _heads(db, name)), default=None),
+        oldest_queued_ms=_oldest_ms(db, agent),
     )
 
 
-def agents_with(db: sqlite3.Connection, *states: str) -> list[str]:
-    """Return the agents that have rows in these states."""
-    marks = ", ".join("?" * len(states))
+def _oldest_ms(db: sqlite3.Connection, agent: str | None) -> int | None:
+    """Return when the oldest of the first rows was queued: of those in no batch, in one, and set apart."""
     found = db.execute(
-        f"SELECT DISTINCT agent FROM totals WHERE records > 0 AND state IN ({marks})",  # noqa: S608 - question marks
-        states,
-    )
-    return [agent for (agent,) in found]
-
-
-def _heads(db: sqlite3.Connection, agent: str) -> list[int]:
-    """Return when the first of the agent's rows was queued: of those in no batch, in one, and set apart."""
-    found = db.execute(
-        "SELECT queued_ms FROM outbox WHERE row IN ("
-        " SELECT * FROM (SELECT row FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch IS NULL"
-        "                ORDER BY row LIMIT 1)"
-        " UNION ALL SELECT min(first_row) FROM batch WHERE agent = ?1"
-        " UNION ALL SELECT min(row) FROM outbox WHERE agent = ?1 AND state = 'apart')",
+        "SELECT min(queued_ms) FROM outbox WHERE row IN ("
+        " SELECT (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
+        "         AND batch IS NULL ORDER BY row LIMIT 1)"
+        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(?1, agent)"
+        " UNION ALL SELECT (SELECT min(first_row) FROM batch WHERE batch.agent = totals.agent)"
+        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(?1, agent)"
+        " UNION ALL SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'apart')"
+        "           FROM totals WHERE state = 'apart' AND agent = ifnull(?1, agent))",
         (agent,),
     )
-    return [at for (at,) in found]
+    oldest_ms: int | None = found.fetchone()[0]
+    return oldest_ms
 
 
 def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
@@ -162,11 +155,13 @@ def next_due_ms(db: sqlite3.Connection) -> int | None:
 
 def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: int) -> tuple[QueueRow, ...]:
     """List rows by number; a body that is gone is empty."""
+    # Written out, since only then an index of the rows in one state can be used.
+    which = "" if state is None else f" AND state = '{state}'"
     found = db.execute(
-        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node, ifnull(body, x''), reason, status,"
-        " answer FROM outbox LEFT JOIN body USING (row) WHERE row > ? AND (? IS NULL OR state = ?)"
-        " ORDER BY row LIMIT ?",
-        (after, state, state, limit),
+        "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node,"  # noqa: S608 - our own words
+        " ifnull(body, x''), reason, status, answer FROM outbox LEFT JOIN body USING (row)"
+        f" WHERE row > ?{which} ORDER BY row LIMIT ?",
+        (after, limit),
     )
     return tuple(
         QueueRow(

@@ -71,12 +71,14 @@ END;
 CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN
     UPDATE volume SET records = records - 1, bytes = bytes - old.size WHERE what = old.state;
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
+    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     DELETE FROM body WHERE row = old.row;
 END;
 CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN old.state <> new.state BEGIN
     UPDATE volume SET records = records - 1, bytes = bytes - old.size WHERE what = old.state;
     UPDATE volume SET records = records + 1, bytes = bytes + new.size WHERE what = new.state;
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
+    DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;
     INSERT INTO totals VALUES (new.agent, new.state, 1, new.size)
     ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
 END;
