@@ -1,6 +1,7 @@
 """The database file: create it, look at it before a byte is written, open it so that a commit lasts."""
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def file_system(folder: Path, mounts: str) -> str:
     best, kind = -1, ""
     for line in mounts.splitlines():
         mount, _, device = line.partition(" - ")
-        place = mount.split(" ")[4].replace("\\040", " ").rstrip("/")
+        # Blanks and backslashes are written in octal.
+        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split(" ")[4]).rstrip("/")
         if len(place) >= best and f"{folder}/".startswith(f"{place}/"):
             best, kind = len(place), device.split(" ")[0]
     return kind
@@ -58,19 +60,22 @@ def is_remote(folder: Path) -> bool:
     """Say whether the folder lies on a network file system, where the log's shared index is not safe."""
     if not _MOUNTS.exists():
         return False
-    mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+    mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     return file_system(folder.resolve(), mounts) in _REMOTE
 
 
-def open_writer(folder: Path, *, remote: bool) -> sqlite3.Connection:
-    """Open the one connection that writes; raise Damaged, Newer, sqlite3.Error or OSError."""
+def open_writer(folder: Path, *, remote: bool, made: bool = False) -> sqlite3.Connection:
+    """Open the one connection that writes; raise Damaged, Newer, sqlite3.Error or OSError.
+
+    An empty file is a new one, unless it was `made` before.
+    """
     path = folder / NAME
-    examined = _examine(path)
+    examined = _examine(path, made=made)
     path.chmod(path.stat().st_mode & 0o700)
     db = connect(path, mode="rw")
     try:
         if not examined:
-            _check(db, path)
+            _check(db, path, made=made)
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if remote else 'WAL'}")
         # A rollback journal is only safe once its folder knows of it, too.
@@ -125,14 +130,16 @@ def connect(path: Path, *, mode: str, immutable: bool = False) -> sqlite3.Connec
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=256)
 
 
-def _examine(path: Path) -> bool:
+def _examine(path: Path, *, made: bool) -> bool:
     """Refuse what is damaged or newer without writing a byte; False when it cannot be told without writing."""
     if not size_of(path):
+        if made:
+            raise Damaged(f"{path} is empty")
         return True
     _examine_header(path)
     db = connect(path, mode="ro")
     try:
-        _check(db, path)
+        _check(db, path, made=made)
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise Damaged(f"{path} is damaged ({error})") from error
@@ -158,20 +165,25 @@ def _examine_header(path: Path) -> None:
         _refuse_newer(version, path)
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    _check_version(db, path)
+def _check(db: sqlite3.Connection, path: Path, *, made: bool) -> None:
+    version = _check_version(db, path)
+    if made and not version:
+        raise Damaged(f"{path} is empty")
+    if lost := schema.missing(db):
+        raise Damaged(f"{path} is damaged (it has no {', '.join(lost)})")
     if path.stat().st_size <= CHECKED_BYTES:
         verdict: str = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise Damaged(f"{path} is damaged ({verdict})")
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
+def _check_version(db: sqlite3.Connection, path: Path) -> int:
     application, version = schema.version_of(db)
     tables: int = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if tables and application != schema.APPLICATION_ID:
         raise Damaged(f"{path} is the database of another program")
     _refuse_newer(version, path)
+    return version
 
 
 def _refuse_newer(version: int, path: Path) -> None:

@@ -130,10 +130,8 @@ class Keeper:
         try:
             if recovery.has_leftovers(self._folder):
                 raise file.Damaged(f"{path} is gone or empty, but its log is there")  # noqa: TRY301 - one way to mend
-            if before.made and path.exists() and not file.size_of(path):
-                raise file.Damaged(f"{path} is empty")  # noqa: TRY301 - one way to mend
             missing = file.create(path)
-            writer = file.open_writer(self._folder, remote=remote)
+            writer = file.open_writer(self._folder, remote=remote, made=before.made and not missing)
         except file.Damaged as damaged:
             writer = self._mend(damaged, remote=remote)
         else:

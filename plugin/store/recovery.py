@@ -23,6 +23,8 @@ PART = f"{NAME}.part"
 ASIDE = "agentic-sync.corrupt-"
 COPY = f"{NAME}.copy"
 MAX_PROBES = 200_000
+PAGE = 4096
+INTERIOR = 0x05  # a page that points to others, in SQLite's file format
 # Those with numbered rows can be asked for row by row, past any damage; of the others both ends are read up to it.
 _NUMBERED = (("batch", "id"), ("context", "position"), ("history", "id"))
 _KEYED = ("ledger", "dropped", "pulled", "times", "gate", "import")
@@ -109,29 +111,41 @@ def _readable(path: Path) -> sqlite3.Connection | None:
     if not path.is_file() or not size_of(path):
         return None
     db = connect(path, mode="ro")
-    try:
-        db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'outbox' HAVING count(*) = 1").fetchall()[0]
-    except (sqlite3.DatabaseError, IndexError):
-        db.close()
-        return None
-    return db
+    with contextlib.suppress(sqlite3.DatabaseError):
+        if not schema.missing(db):
+            return db
+    db.close()
+    return None
 
 
 def _mended_copy(folder: Path) -> sqlite3.Connection | None:
-    """Give a copy the first page of a fresh file: where the tables begin is the same in every file of one version."""
+    """Give a copy the table of tables of a fresh file: where they begin is the same in every file of one version."""
     copy = folder / COPY
     create(copy)
     with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         shutil.copyfile(folder / NAME, copy)
     with contextlib.suppress(FileNotFoundError):
         shutil.copyfile(folder / FAMILY[1], folder / f"{COPY}-wal")
-    with (folder / PART).open("rb") as fresh, copy.open("r+b") as file:
-        page = bytearray(fresh.read(4096))
-        page[18:20] = b"\x02\x02"  # there may be a write-ahead log
-        page[24:28], page[92:96] = b"\x00\x00\x00\x01", b"\x00\x00\x00\x00"  # the size is the file's own
-        page[32:40] = bytes(8)  # no list of free pages
-        file.write(page)
+    fresh = (folder / PART).read_bytes()
+    with copy.open("r+b") as file:
+        for number in _schema_pages(fresh):
+            page = bytearray(fresh[(number - 1) * PAGE : number * PAGE])
+            if number == 1:
+                page[18:20] = b"\x02\x02"  # there may be a write-ahead log
+                page[24:28], page[92:96] = b"\x00\x00\x00\x01", b"\x00\x00\x00\x00"  # the size is the file's own
+                page[32:40] = bytes(8)  # no list of free pages
+            file.seek((number - 1) * PAGE)
+            file.write(page)
     return _readable(copy)
+
+
+def _schema_pages(file: bytes) -> list[int]:
+    """Return the first page, which the table of tables begins on, and those that it goes on to."""
+    if file[100] != INTERIOR:
+        return [1]
+    cells = range(112, 112 + 2 * int.from_bytes(file[103:105]), 2)
+    places = [108, *(int.from_bytes(file[cell : cell + 2]) for cell in cells)]
+    return [1, *(int.from_bytes(file[place : place + 4]) for place in places)]
 
 
 def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | None]:

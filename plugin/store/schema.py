@@ -7,6 +7,7 @@ counting costs the same however long the queue is. Row numbers are never used tw
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 APPLICATION_ID = 0x61677379  # "agsy"
@@ -169,6 +170,19 @@ def version_of(db: sqlite3.Connection) -> tuple[int, int]:
     application: int = db.execute("PRAGMA application_id").fetchone()[0]
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     return application, version
+
+
+def missing(db: sqlite3.Connection) -> list[str]:
+    """Return the tables, indexes and triggers that a file of its version has and this one has not."""
+    _, version = version_of(db)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        for step in STEPS[:version]:
+            step(model)
+        return sorted(_names(model) - _names(db))
+
+
+def _names(db: sqlite3.Connection) -> set[str]:
+    return {f"{kind} {name}" for kind, name in db.execute("SELECT type, name FROM sqlite_schema")}
 
 
 def migrate(db: sqlite3.Connection, *, backup: Path, steps: Sequence[Step] = STEPS) -> None:

@@ -7,10 +7,8 @@ then on it says what that batch must be until an answer changes it.
 import asyncio
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from hypothesis import settings
@@ -21,7 +19,7 @@ from plugin.clock import SystemClock
 from plugin.errors import QueueFull
 from plugin.store.interface import Acknowledged, Batch, Caps, Dead, Failed, Record, RowState, SetApart, Split
 from plugin.store.sqlite import SqliteStore, open_store
-from tests.support.stores import NOW_MS, PLATFORM, record
+from tests.support.stores import NOW_MS, PLATFORM, new_folder_in_memory, record
 
 T = TypeVar("T")
 
@@ -99,7 +97,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = new_folder_in_memory()
         self.runner = asyncio.Runner()
         self.model = Model()
         self.now_ms = NOW_MS
@@ -298,7 +296,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """Go on from what is on the disk now, as a process does after it was killed."""
-        copy = Path(tempfile.mkdtemp())
+        copy = new_folder_in_memory()
 
         def take_picture(_: sqlite3.Connection) -> None:
             # In the writer thread, so that no checkpoint comes between the files.
@@ -341,5 +339,5 @@ class OutboxMachine(RuleBasedStateMachine):
             assert self.run(self.store.unsettled("amy", up_to_row=number)) == len(mine)
 
 
-OutboxMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+OutboxMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestOutbox = OutboxMachine.TestCase

@@ -28,6 +28,7 @@ MOUNTS = """\
 32 30 0:52 / /home/me/ssh rw - fuse.sshfs me@server: rw
 33 30 0:53 / /home/me/shared rw - ext4 /dev/vdc rw
 34 33 0:54 / /home/me/shared rw - cifs //server/share rw
+35 27 0:55 / /mnt/a\\134b\\011c rw - 9p drvfs rw
 """
 
 
@@ -116,6 +117,7 @@ def test_a_network_file_system_gets_a_journal_that_needs_no_shared_memory(tmp_pa
         ("/home/me/share dx", "ext4"),
         ("/home/me/ssh/a", "fuse.sshfs"),
         ("/home/me/shared/a", "cifs"),
+        ("/mnt/a\\b\tc", "9p"),
     ],
 )
 def test_the_file_system_is_that_of_the_nearest_mount(folder: str, kind: str) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreUnavailable
-from plugin.store import recovery
+from plugin.store import file, recovery
 from plugin.store.interface import ContextRow, Gate, HistoryEntry, RowState, StoreState
 from plugin.store.sqlite import open_store
 from tests.support.clock import FakeClock
@@ -23,6 +23,7 @@ from tests.support.stores import (
     PLATFORM,
     acknowledge,
     claim,
+    new_folder_in_memory,
     opened,
     put,
     record,
@@ -36,6 +37,13 @@ PAGE = 4096
 TABLE_LEAF = 0x0D
 RECORDS = 300
 NAMES = [f"r{number}" for number in range(RECORDS)]
+
+
+@pytest.fixture
+def in_memory() -> Generator[Path]:
+    folder = new_folder_in_memory()
+    yield folder
+    shutil.rmtree(folder)
 
 
 async def make(folder: Path) -> bytes:
@@ -73,6 +81,23 @@ def another_program(data: bytes) -> bytes:
     return data[:68] + b"\x00\x00\x00\x01" + data[72:]
 
 
+def name_of_a_table(data: bytes) -> bytes:
+    return data.replace(b"tablebodybody", b"tablebodxbody")
+
+
+def text_of_a_table(data: bytes) -> bytes:
+    return data.replace(b"CREATE TABLE body", b"CREATE TABLE bodx")
+
+
+def leaf_of_tables(data: bytes) -> bytes:
+    at = page_with(data, b"CREATE TABLE outbox")
+    return overwrite(data, at, at + PAGE)
+
+
+def index_gone(data: bytes) -> bytes:
+    return data.replace(b"CREATE INDEX outbox_line", b"CREATE INDEX outbox_lime")
+
+
 def leaf_of_bodies(data: bytes) -> bytes:
     at = page_with(data, b'{"id":"r150"')
     return overwrite(data, at, at + PAGE)
@@ -102,6 +127,10 @@ def cut(data: bytes) -> bytes:
         (first_page, RECORDS),
         (header, RECORDS),
         (another_program, RECORDS),
+        (name_of_a_table, RECORDS),
+        (text_of_a_table, RECORDS),
+        (leaf_of_tables, RECORDS),
+        (index_gone, RECORDS),
         (leaf_of_bodies, RECORDS - 8),
         (two_leaves_of_rows, RECORDS - 80),
         (second_half, 20),
@@ -167,6 +196,29 @@ async def test_a_file_that_holds_nothing_is_set_aside(tmp_path: Path, content: b
         assert (Path(store.health.set_aside or "") / DB).read_bytes() == content
 
 
+async def test_a_database_without_tables_is_not_the_one_that_was_made(tmp_path: Path) -> None:
+    await make(tmp_path)
+    (tmp_path / DB).unlink()
+    with closing(sqlite3.connect(tmp_path / DB)) as db:
+        db.execute("VACUUM")
+    async with opened(tmp_path) as store:
+        assert (store.health.state, store.health.salvaged) == (StoreState.RECOVERED, 0)
+        await put(store, "fresh")
+
+
+async def test_the_database_of_another_program_is_set_aside_as_it_is(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / DB)) as db:
+        db.execute("CREATE TABLE history (id, title)")
+        db.execute("INSERT INTO history VALUES (1, 'theirs')")
+        db.commit()
+    theirs = (tmp_path / DB).read_bytes()
+    async with opened(tmp_path) as store:
+        assert (store.health.state, store.health.salvaged) == (StoreState.RECOVERED, 0)
+        assert await store.history("push") == ()
+        await put(store, "fresh")
+    assert (Path(store.health.set_aside or "") / DB).read_bytes() == theirs
+
+
 async def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     await make(tmp_path)
     (tmp_path / DB).unlink()
@@ -219,8 +271,8 @@ async def a_log_without_its_file(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("damage", [a_damaged_leaf_beside_a_log, a_log_without_its_file])
-async def test_a_salvage_may_be_cut_off_at_any_step(tmp_path: Path, damage: Callable[[Path], Awaitable[int]]) -> None:
-    folder = tmp_path / "state"
+async def test_a_salvage_may_be_cut_off_at_any_step(in_memory: Path, damage: Callable[[Path], Awaitable[int]]) -> None:
+    folder = in_memory / "state"
     folder.mkdir()
     least = await damage(folder)
     async with child(die_while_salvaging, folder) as process:
@@ -235,6 +287,26 @@ async def test_a_salvage_may_be_cut_off_at_any_step(tmp_path: Path, damage: Call
     assert {int(found) >= least for _, found, _ in said} == {True}
     # The file, and one place with what was damaged: nothing else is left of any of them.
     assert {int(files) for _, _, files in said} == {2}
+
+
+async def test_a_log_that_ends_anywhere_holds_the_calls_up_to_there(tmp_path: Path) -> None:
+    living, cut = tmp_path / "living", tmp_path / "cut"
+    async with opened(living) as store:
+        sizes: list[int] = []
+        for number in range(12):
+            await put(store, f"r{number}", size=600)
+            sizes.append((living / f"{DB}-wal").stat().st_size)
+        whole = (living / f"{DB}-wal").read_bytes()
+        copied = (living / DB).read_bytes()
+    for end in range(sizes[0], len(whole), 512 * 31):
+        cut.mkdir()
+        (cut / DB).write_bytes(copied)
+        (cut / f"{DB}-wal").write_bytes(whole[:end])
+        db = file.open_writer(cut, remote=False)
+        found = [name for (name,) in db.execute("SELECT record FROM outbox ORDER BY row")]
+        db.close()
+        shutil.rmtree(cut)
+        assert found == [f"r{number}" for number, size in enumerate(sizes) if size <= end]
 
 
 async def test_two_salvages_of_one_second_have_two_places(tmp_path: Path) -> None:
