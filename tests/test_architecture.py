@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # Each room and the rooms that it may import from, besides its own.
-EDGE = {"clock", "config", "errors", "retry", "secret"}
+EDGE = {"clock", "config", "crash", "errors", "retry", "secret"}
 BELOW = {
     "plugin.store": EDGE,
     "plugin.sync": EDGE | {"store", "web", "endpoint", "credentials"},

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from pathlib import Path
 
+from plugin.crash import point
 from plugin.store import schema
 
 NAME = "agentic-sync.db"
@@ -207,6 +208,7 @@ def name_of(error: sqlite3.Error) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Make what was renamed in a folder last."""
+    point("folder.changed")
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from plugin.crash import point
+
 APPLICATION_ID = 0x61677379  # "agsy"
 
 _FIRST = """
@@ -192,13 +194,16 @@ def migrate(db: sqlite3.Connection, *, backup: Path, steps: Sequence[Step] = STE
         return
     if version:
         _back_up(db, backup)
+        point("migrate.saved")
     db.execute("BEGIN IMMEDIATE")
     try:
         for step in steps[version:]:
             step(db)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {len(steps)}")
+        point("migrate.written")
         db.execute("COMMIT")
+        point("migrate.committed")
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")

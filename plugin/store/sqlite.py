@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from plugin.clock import Clock
+from plugin.crash import point
 from plugin.store import answers, batches, context, gates, history, ledger, outbox, takeover
 from plugin.store.engine import Engine, Kind
 from plugin.store.interface import (
@@ -75,9 +76,15 @@ class SqliteStore:
         scanned_for: str | None = None,
     ) -> Enqueued:
         """Add records to the agent's queue, in order, in one transaction."""
-        return await self.engine.run(
-            lambda db: outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
-        )
+
+        def work(db: sqlite3.Connection) -> Enqueued:
+            enqueued = outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
+            point("enqueue.written")
+            return enqueued
+
+        enqueued = await self.engine.run(work)
+        point("enqueue.committed")
+        return enqueued
 
     async def known(self, platform: str, marks: Sequence[tuple[str, str, str | None]]) -> Collection[int]:
         """Return the positions of the marks that a scanned enqueue would find known."""
@@ -96,10 +103,15 @@ class SqliteStore:
             # On a full disk one was sent that is not recorded yet: no other may be formed of its rows.
             for batch in sent:
                 batches.find(db, batch)
-            return batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+            batch = batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+            if batch is not None:
+                point("batch.written")
+            return batch
 
         sent = tuple(self._sent.values())
         batch = await self.engine.run(work, kind=Kind.SEND)
+        if batch is not None:
+            point("batch.committed")
         if batch is not None and not batch.apart:
             self._sent[batch.agent_id] = replace(batch, bodies=())
         return batch
@@ -112,8 +124,10 @@ class SqliteStore:
             answers.record(db, batch, change, platform=platform, passes=passes, now_ms=now_ms)
             if gate is not None:
                 gates.save(db, platform, gate)
+            point("record.written")
 
         await self.engine.run(work)
+        point("record.committed")
         sent = self._sent.get(batch.agent_id)
         if sent is not None and sent.rows == batch.rows:
             del self._sent[batch.agent_id]
@@ -196,9 +210,16 @@ class SqliteStore:
 
     async def import_core(self, state: CoreState, *, platform: str, agent_id: str, mark: str, now_ms: int) -> bool:
         """Import the Go agent's state in one transaction with its mark."""
-        return await self.engine.run(
-            lambda db: takeover.take_over(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms)
-        )
+
+        def work(db: sqlite3.Connection) -> bool:
+            taken = takeover.take_over(db, state, platform=platform, agent=agent_id, mark=mark, now_ms=now_ms)
+            point("import.written")
+            return taken
+
+        point("import.read")
+        taken = await self.engine.run(work)
+        point("import.committed")
+        return taken
 
     async def imported(self, mark: str) -> bool:
         """Say whether an import with this mark was done."""

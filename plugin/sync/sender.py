@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from plugin.clock import Clock, wait_until_set
 from plugin.config import Sync
+from plugin.crash import point
 from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
 from plugin.retry import step_s
 from plugin.secret import Secret
@@ -268,10 +269,13 @@ class Sender:
 
     async def _ask(self, platform: Platform, batch: Batch, body: bytes, token: Secret) -> Outcome:
         self.tallies.request(batch)
+        point("request.formed")
         try:
-            return await platform.sync(batch, body, token)
+            answer = await platform.sync(batch, body, token)
         except (NoAnswer, BadEndpoint) as failure:
             return failure
+        point("request.answered")
+        return answer
 
     async def _record(self, batch: Batch, change: BatchChange, url: str, gate: LiveGate) -> None:
         """Record a change, however long the store cannot take it: until then the agent stays busy, and the rows unsent.

@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -48,9 +48,21 @@ class Fleet:
         }
         return {**config, **parts}
 
-    def host(self, *, framing: Framing = Framing.NDJSON, initialize: bool = True, **parts: object) -> LoopbackHost:
+    def host(
+        self,
+        *,
+        framing: Framing = Framing.NDJSON,
+        initialize: bool = True,
+        environ: Mapping[str, str] | None = None,
+        manifest_path: Path | None = None,
+        **parts: object,
+    ) -> LoopbackHost:
         host = LoopbackHost(
-            environ=environment(self.folder), config=self.config(**parts), framing=framing, initialize=initialize
+            environ={**environment(self.folder), **(environ or {})},
+            config=self.config(**parts),
+            manifest_path=manifest_path,
+            framing=framing,
+            initialize=initialize,
         )
         host.agents.update(dict.fromkeys(self.agents, "idle"))
         return host
