@@ -50,6 +50,14 @@ check: lint ## everything that continuous integration runs: lint, types, tests w
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+SECONDS ?= 600
+KILLS ?= 500
+SEED ?= 1
+
+.PHONY: soak
+soak: setup ## run for SECONDS under random faults, then die KILLS times, and see that nothing is lost (SEED)
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --kills $(KILLS) --seed $(SEED)
+
 .PHONY: test-all
 test-all: setup ## run the tests on every Python from 3.11 that is found
 	@$(BIN)/python tests/every_python.py
