@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from plugin.loopback.faults import (
     Cut,
@@ -81,6 +82,15 @@ class Weather(FaultMenu):
         return Fault(kind=self._rng.choice(self._kinds)(), applied=self._rng.random() < 0.5)
 
 
+class Parts(TypedDict):
+    """The parts of the configuration that are not the fleet's usual ones."""
+
+    platform: dict[str, object]
+    fabric: dict[str, object]
+    presence: dict[str, object]
+    log: dict[str, object]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """The process at one moment."""
@@ -116,7 +126,7 @@ class Storm:
         host.agents.update({agent: self.rng.choice(tuple(SHOWN_AS)) for agent in self.fleet.agents})
         return host
 
-    def _parts(self) -> dict[str, object]:
+    def _parts(self) -> Parts:
         return {
             "platform": {"base_url": self.fleet.platform.url, "api_key": TOKEN, "timeout_s": 1},
             "fabric": {"center_url": self.fleet.center.url, "timeout_s": 1},
