@@ -27,7 +27,7 @@ SENDING = [
     "record.committed",
 ]
 IMPORTING = ["import.read", "import.written", "import.committed"]
-SALVAGING = ["salvage.moving", "salvage.moved", "salvage.copied", "salvage.placed"]
+SALVAGING = ["migrate.written", "migrate.committed", "folder.changed", "folder.changed:2", "folder.changed:3"]
 ROOT = Path(__file__).parents[2]
 
 
