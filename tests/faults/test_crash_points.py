@@ -90,7 +90,7 @@ async def test_killed_at_any_step_of_a_salvage_it_carries_it_on_and_loses_nothin
     async with fleet.host(platform={"base_url": fleet.platform.url, "api_key_file": "/nowhere"}) as host:
         await oracle.push(host, oracle.make(20))
     store = fleet.folder / "root" / "sync" / "agentic-sync.db"
-    drop_an_index(store)
+    take_the_header(store)
     await start_and_die(fleet.host(environ={VARIABLE: point}))
     async with fleet.host() as host:
         verdict = await oracle.holds(host)
@@ -139,7 +139,9 @@ def step(db):
     db.execute("CREATE TABLE next (note TEXT) STRICT")
     db.execute("INSERT INTO next VALUES ('made')")
 
-db, _ = file.open_writer(Path(sys.argv[1]), steps=(*schema.STEPS, step))
+folder = Path(sys.argv[1])
+db = file.connect(folder / file.NAME, mode="rw")
+schema.migrate(db, backup=folder / "backup", steps=(*schema.STEPS, step))
 db.close()
 """
 
@@ -153,8 +155,6 @@ async def migrate_to_a_next_version(folder: Path, point: str) -> int:
         return await process.wait()
 
 
-def drop_an_index(store: Path) -> None:
-    """Damage the file so that its rows are still there."""
-    with sqlite3.connect(store) as db:
-        db.execute("DROP INDEX outbox_waiting")
-    db.close()
+def take_the_header(store: Path) -> None:
+    """Damage the file so that all its rows are still there."""
+    store.write_bytes(bytes(100) + store.read_bytes()[100:])

@@ -89,7 +89,7 @@ def small_files(folder: Path) -> Generator[Fill]:
 
 
 @pytest.mark.parametrize("small", [small_disk, small_files])
-async def test_on_a_full_disk_pushes_are_refused_what_is_queued_is_sent_and_room_is_noticed(
+async def test_on_a_full_disk_pushes_are_refused_two_agents_batches_go_out_and_room_is_noticed(
     fleet: Fleet, small: Callable[[Path], AbstractContextManager[Fill]]
 ) -> None:
     oracle = Oracle(fleet.platform)
@@ -97,25 +97,28 @@ async def test_on_a_full_disk_pushes_are_refused_what_is_queued_is_sent_and_room
     platform = {"base_url": fleet.platform.url, "api_key_file": str(token_file)}
     with small(fleet.folder / "root" / "sync") as fill:
         async with fleet.host(platform=platform) as host:
-            for _ in range(20):
-                await oracle.push(host, oracle.make(5, size=1_000))
+            for agent in ("claude", "codex"):
+                await oracle.push(host, oracle.make(40, size=1_000), agent=agent)
+            queued = set(oracle.owed)
             free = fill(host)
             error = await push_until_refused(oracle, host)
             assert error.code == UNAVAILABLE
             assert field(error.data, "retryable") is True
             token_file.write_text(TOKEN)
             await host.call("agentic.sync.pull")  # which sees the token
-            await oracle.delivered()
+            await oracle.delivered(of=queued)
             status = await host.call("agentic.sync.status")
             assert field(field(status, "store"), "state") == "full"
             await host.set_state("codex", "busy")
             await shown(fleet, host)
             free()
-            await host.wait_for_log(lambda line: line.message == "the store can be used again")
+            await host.wait_for_log(lambda line: line.message.startswith("the store can be used"))
             verdict = await oracle.holds(host)
+            for agent in ("claude", "codex"):  # what was held in memory is recorded now
+                settled = await host.call("agentic.sync.push", {"agent_id": agent, "queue_only": True})
+                assert field(settled, "queued") == 0
             status = await host.call("agentic.sync.status")
             assert field(field(status, "store"), "state") == "ok"
-            assert field(status, "queued") == 0
     assert verdict.kept
     assert not verdict.doubled
 

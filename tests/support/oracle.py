@@ -6,7 +6,7 @@ or not. The servers note each request before any fault, so nothing escapes by go
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plugin.loopback.guild import LoopbackGuild
@@ -74,9 +74,9 @@ class Oracle:
         self.owe(made)
         return answer
 
-    async def delivered(self, within_s: float = DELIVERY_S) -> None:
-        """Wait until the platform has all that is owed; TimeoutError names none, the verdict does."""
-        left = set(self.owed)
+    async def delivered(self, within_s: float = DELIVERY_S, *, of: Collection[str] | None = None) -> None:
+        """Wait until the platform has these, or all that is owed; TimeoutError names none, the verdict does."""
+        left = set(self.owed if of is None else of)
         seen = 0
 
         def all_there(platform: LoopbackPlatform) -> bool:
