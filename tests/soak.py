@@ -21,6 +21,7 @@ from tests.support.storm import Sample, Storm, storm_over
 AGENTS = ("claude", "codex", "gemini", "hermes")
 GUILDS = ("build", "lobby", "ops")
 SHARE = 0.3
+EARLY = 0.3
 DELIVERY_S = 900.0
 PRESENCE_S = 120.0
 MIB = 1024 * 1024
@@ -51,7 +52,7 @@ async def soak(folder: Path, seconds: float, kills: int, seed: int) -> int:
         if seconds > 0:
             problems += await _unkilled(storm, seconds)
         for number in range(1, kills + 1):
-            await storm.live_and_die(storm.rng.uniform(0.05, 2.0))
+            await storm.live_and_die(storm.rng.uniform(0.05, 1.0), early=storm.rng.random() < EARLY)
             if number % 50 == 0:
                 _say(f"{number} kills, {len(storm.oracle.owed)} records owed, {_delivered(storm)} delivered")
         problems += await _settle(fleet, storm)

@@ -15,12 +15,12 @@ async def test_killed_again_and_again_under_random_faults_it_delivers_all_that_i
         fleet_on_loopback(tmp_path, agents=("claude", "codex"), guilds=("build", "lobby")) as fleet,
         storm_over(fleet, seed=SEED, share=0.2) as storm,
     ):
-        for _ in range(KILLS):
-            await storm.live_and_die(storm.rng.uniform(0.1, 1.5))
+        for number in range(KILLS):
+            await storm.live_and_die(storm.rng.uniform(0.05, 0.5), early=number % 4 == 0)
         storm.calm()
         async with storm.host() as host:
             await host.call("configure", {"config": fleet.config()})  # a closed gate probes at once
             verdict = await storm.oracle.holds(host)
             await shown(fleet, host)
     assert verdict.kept, verdict
-    assert len(storm.oracle.owed) > KILLS
+    assert storm.oracle.owed

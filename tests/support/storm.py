@@ -56,6 +56,7 @@ WRONG: tuple[Callable[[], Kind], ...] = (
 PAUSE_S = 0.05  # at most, between two pushes of one agent
 MAX_BEHIND = 2_000  # records on their way, beyond which nothing more is pushed
 BEHIND_S = 600.0
+UP_S = 30.0
 CONFIGURE_S = 5.0  # at most, between two configurations: each makes a closed gate probe at once
 
 
@@ -134,16 +135,20 @@ class Storm:
             "log": {"level": "error"},
         }
 
-    async def live_and_die(self, life_s: float) -> None:
-        """Launch the plugin, load it, and kill it after so many seconds, wherever it is then."""
-        host = self.host()
-        load = asyncio.create_task(self._start_and_load(host))
+    async def live_and_die(self, life_s: float, *, early: bool) -> None:
+        """Launch the plugin, load it, and kill it so long after it was up or, `early`, after its launch."""
+        host, up = self.host(), asyncio.Event()
+        load = asyncio.create_task(self._start_and_load(host, up))
+        if not early:
+            async with asyncio.timeout(UP_S):
+                await up.wait()
         await asyncio.wait({load}, timeout=life_s)
         with suppress(RuntimeError):  # not even launched
             host.process.kill()
         load.cancel()
         with suppress(asyncio.CancelledError, RpcError):
             await load
+        await host.process.wait()  # a second signal could take its end from who waits for it
         await host.kill()
         self.kills += 1
 
@@ -177,9 +182,10 @@ class Storm:
         for weather in self.weather:
             weather.calm()
 
-    async def _start_and_load(self, host: LoopbackHost) -> None:
+    async def _start_and_load(self, host: LoopbackHost, up: asyncio.Event) -> None:
         started_at = time.monotonic()
         await host.start()
+        up.set()
         self.starts_s.append(time.monotonic() - started_at)
         await self.load(host)
 
