@@ -17,41 +17,48 @@ from plugin.store.interface import (
 
 
 def record(
-    db: sqlite3.Connection, batch: Batch, change: BatchChange, *, platform: str, passes: int, now_ms: int
+    db: sqlite3.Connection,
+    batch: Batch,
+    change: BatchChange,
+    *,
+    platform: str,
+    passes: int,
+    unanswered: bool,
+    now_ms: int,
 ) -> None:
     """Record what an answer did to a batch; nothing happens when its rows are no longer as they were sent.
 
     An acknowledgement counts for every row that is still there, in whatever batch it is by now.
     """
+    number = None
+    if not batch.apart and not isinstance(change, Acknowledged):
+        number = batches.find(db, batch, unanswered=unanswered)
     match change:
         case Acknowledged():
             _acknowledge(db, batch, change, platform=platform, now_ms=now_ms)
         case Failed(counts=counts):
-            # Also one that counts for nothing finds the batch, which records it if that could not be done before.
-            number = None if batch.apart else batches.find(db, batch)
             if counts:
                 _count_failure(db, number, passes)
         case Split(suspect=suspect):
-            _split(db, batch, suspect=suspect)
+            _split(db, batch, number, suspect=suspect)
         case Dead():
-            batches.bury(db, _only_row(db, batch), change.reason, change.status, change.answer)
+            batches.bury(db, _only_row(db, batch, number), change.reason, change.status, change.answer)
         case SetApart(due_ms=due_ms, reason=reason):
             db.executemany(
                 "UPDATE outbox SET state = 'apart', due_ms = ?, reason = ? WHERE row = ?",
-                [(min(due_ms, now_ms + batches.FURTHEST_MS), reason, row) for row in _only_row(db, batch)],
+                [(min(due_ms, now_ms + batches.FURTHEST_MS), reason, row) for row in _only_row(db, batch, number)],
             )
         case _:
             assert_never(change)
 
 
-def _only_row(db: sqlite3.Connection, batch: Batch) -> list[int]:
+def _only_row(db: sqlite3.Connection, batch: Batch, number: int | None) -> list[int]:
     """Dissolve a batch of one row; return the row unless it went another way meanwhile."""
     if len(batch.rows) != 1:
         raise ValueError("only a batch of one record can become a dead letter or be set apart")
     if batch.apart:
         found = db.execute("SELECT row FROM outbox WHERE row = ? AND state = 'apart'", batch.rows)
         return [row for (row,) in found]
-    number = batches.find(db, batch)
     if number is None:
         return []
     batches.dissolve(db, number)
@@ -67,10 +74,9 @@ def _count_failure(db: sqlite3.Connection, number: int | None, passes: int) -> N
     )
 
 
-def _split(db: sqlite3.Connection, batch: Batch, *, suspect: bool) -> None:
+def _split(db: sqlite3.Connection, batch: Batch, number: int | None, *, suspect: bool) -> None:
     if len(batch.rows) == 1:
         raise ValueError("a batch of one record cannot be split")
-    number = batches.find(db, batch)
     if number is None:
         return
     members, damaged = batches.members(db, number)

@@ -206,11 +206,16 @@ def _key(agent: str, of: Sequence[Member]) -> str:
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
-def find(db: sqlite3.Connection, batch: Batch) -> int | None:
-    """Return the number of the batch as recorded; record it now if it could not be when it was claimed."""
+def find(db: sqlite3.Connection, batch: Batch, *, unanswered: bool) -> int | None:
+    """Return the number of the batch as recorded; None when its rows went another way.
+
+    One that was handed out and is `unanswered` is recorded now if that could not be done then.
+    """
     found = db.execute("SELECT 1 FROM batch WHERE id = ? AND key = ?", (batch.id, batch.key)).fetchone()
     if found is not None:
         return batch.id
+    if not unanswered:
+        return None
     marks = ", ".join("?" * len(batch.rows))
     free = db.execute(
         f"SELECT row, record, fingerprint, fleet_node, body FROM outbox JOIN body USING (row) WHERE row IN ({marks})"  # noqa: S608 - question marks

@@ -102,7 +102,7 @@ class SqliteStore:
         def work(db: sqlite3.Connection) -> Batch | None:
             # On a full disk one was sent that is not recorded yet: no other may be formed of its rows.
             for batch in sent:
-                batches.find(db, batch)
+                batches.find(db, batch, unanswered=True)
             batch = batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
             if batch is not None:
                 point("batch.written")
@@ -118,18 +118,19 @@ class SqliteStore:
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
         """Record what an answer did to a batch, and the platform's new gate with it."""
+        sent = self._sent.get(batch.agent_id)
+        unanswered = sent is not None and (sent.rows, sent.key) == (batch.rows, batch.key)
 
         def work(db: sqlite3.Connection) -> None:
             passes = (gate or gates.load(db, platform)).passes
-            answers.record(db, batch, change, platform=platform, passes=passes, now_ms=now_ms)
+            answers.record(db, batch, change, platform=platform, passes=passes, unanswered=unanswered, now_ms=now_ms)
             if gate is not None:
                 gates.save(db, platform, gate)
             point("record.written")
 
         await self.engine.run(work)
         point("record.committed")
-        sent = self._sent.get(batch.agent_id)
-        if sent is not None and sent.rows == batch.rows:
+        if unanswered and self._sent.get(batch.agent_id) is sent:
             del self._sent[batch.agent_id]
 
     async def next_due_ms(self) -> int | None:

@@ -322,6 +322,18 @@ async def test_a_change_to_a_row_that_is_gone_is_none(store: Store, late: BatchC
     assert await store.rows() == ()
 
 
+async def test_a_second_answer_to_a_row_that_was_retried_is_none(store: Store) -> None:
+    await put(store, "a")
+    batch = await take(store)
+    dead = Dead(reason="no", status=422, answer="")
+    await store.record(batch, dead, platform=PLATFORM, gate=None, now_ms=NOW_MS)
+    await store.retry_dead(None, now_ms=NOW_MS)
+    for late in (Failed(counts=True), dead, SetApart(due_ms=NOW_MS, reason="500")):
+        await store.record(batch, late, platform=PLATFORM, gate=None, now_ms=NOW_MS)
+    assert [row.state for row in await store.rows()] == [RowState.WAITING]
+    assert (await take(store)).failures == 0
+
+
 async def test_changes_that_make_no_sense_are_refused(store: Store) -> None:
     await put(store, "a", "b")
     batch = await take(store)
