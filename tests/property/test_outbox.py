@@ -36,6 +36,7 @@ class Row:
     agent: str
     id: str
     fingerprint: str
+    body: bytes
     state: RowState = RowState.WAITING
     batch: int | None = None
     due_ms: int = 0
@@ -53,9 +54,9 @@ class Model:
     dropped: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     last: int = 0
 
-    def add(self, agent: str, name: str, fingerprint: str) -> None:
+    def add(self, agent: str, one: Record) -> None:
         self.last += 1
-        self.rows[self.last] = Row(self.last, agent, name, fingerprint)
+        self.rows[self.last] = Row(self.last, agent, one.id, one.fingerprint, one.body)
 
     def queued(self, agent: str, name: str, fingerprint: str) -> bool:
         return any(
@@ -131,8 +132,8 @@ class OutboxMachine(RuleBasedStateMachine):
             return
         assert room
         assert (done.added, done.known, done.left_out) == (len(fresh), len(records) - len(fresh), 0)
-        for name, fingerprint in fresh:
-            model.add(agent, name, fingerprint)
+        for one in fresh.values():
+            model.add(agent, one)
 
     @rule(agent=AGENTS, records=RECORDS)
     def scan(self, agent: str, records: list[Record]) -> None:
@@ -143,7 +144,7 @@ class OutboxMachine(RuleBasedStateMachine):
             if model.known(one.id, one.fingerprint):
                 known += 1
             elif len(model.rows) < CAPS.records:
-                model.add(agent, one.id, one.fingerprint)
+                model.add(agent, one)
             else:
                 left_out += 1
         assert (done.known, done.left_out) == (known, left_out)
@@ -152,6 +153,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def claim(self, busy: set[str], most: int) -> Batch | MultipleResults[Batch]:
         found = self.run(self.store.claim(PLATFORM, busy=busy, max_records=most, max_bytes=1000, now_ms=self.now_ms))
         self.expect(found, busy, most)
+        if found is not None:
+            assert found.bodies == tuple(self.model.rows[number].body for number in found.rows)
         return multiple() if found is None else found
 
     def expect(self, found: Batch | None, busy: set[str], most: int) -> None:
@@ -319,8 +322,8 @@ class OutboxMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         rows = self.run(self.store.rows())
-        assert [(row.row, row.agent_id, row.record_id, row.fingerprint, row.state) for row in rows] == [
-            (row.number, row.agent, row.id, row.fingerprint, row.state) for row in self.model.rows.values()
+        assert [(row.row, row.agent_id, row.record_id, row.fingerprint, row.body, row.state) for row in rows] == [
+            (row.number, row.agent, row.id, row.fingerprint, row.body, row.state) for row in self.model.rows.values()
         ]
 
     @invariant()
@@ -332,6 +335,7 @@ class OutboxMachine(RuleBasedStateMachine):
             dead = sum(row.state is RowState.DEAD for row in mine)
             counts = self.run(self.store.counts(agent))
             assert (counts.queued, counts.dead) == (len(mine) - dead, dead)
+            assert counts.bytes == sum(len(row.body) for row in mine)
         assert self.run(self.store.ledger_size()) == len(self.model.ledger)
         waiting = [row for row in self.model.rows.values() if row.state is RowState.WAITING]
         for number in (0, self.model.last // 2, self.model.last):
