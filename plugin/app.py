@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -30,7 +30,7 @@ from protocol import openrpc
 from protocol.errors import Code, ErrorData, RpcError
 from protocol.framing import Framing
 from protocol.methods import Context
-from protocol.peer import Limits, Peer
+from protocol.peer import Limits, Peer, Stats
 from protocol.stdio import ByteStream
 
 LOG = logging.getLogger(__name__)
@@ -70,8 +70,15 @@ class App:
 
     # -- the whole life ------------------------------------------------------------------------------------------
 
-    async def run(self, stream: ByteStream, *, framing: Framing | None = None, interactive: bool = False) -> int:
-        """Serve until the host is done; return the exit code."""
+    async def run(
+        self,
+        stream: ByteStream,
+        *,
+        framing: Framing | None = None,
+        interactive: bool = False,
+        hung_up: Callable[[], Awaitable[None]] | None = None,
+    ) -> int:
+        """Serve until the host is done; return the exit code. `hung_up` returns once the host has closed its end."""
         loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = loop.create_future()
         self._watchdog = Watchdog(on_parent_gone=lambda: self._end_from_thread(loop, "the host is gone", 0))
@@ -92,8 +99,11 @@ class App:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._read())
+                stuck = None if hung_up is None else self._tasks.create_task(self._end_when_stuck(hung_up))
                 ending = await self._ending
                 await self._finish(ending)
+                if stuck is not None:
+                    stuck.cancel()
         finally:
             logging.getLogger().removeHandler(handler)
         self._watchdog.stop()
@@ -102,6 +112,15 @@ class App:
     async def _read(self) -> None:
         await self._peer.run()
         self._end(Ending(reason="the host closed its end", deadline_s=EOF_GRACE_S, code=0))
+
+    async def _end_when_stuck(self, hung_up: Callable[[], Awaitable[None]]) -> None:
+        """End when the host has closed its end and reads nothing: the peer stops then before the end of its input."""
+        await hung_up()
+        before: Stats | None = None
+        while before is None or self._peer.stats != before:
+            before = self._peer.stats
+            await self._clock.sleep(EOF_GRACE_S)
+        self._end(Ending(reason="the host closed its end and reads nothing", deadline_s=EOF_GRACE_S, code=0))
 
     async def _finish(self, ending: Ending) -> None:
         self._watchdog.arm(ending.deadline_s + WATCHDOG_S, f"{ending.reason}, but the work did not stop in time")

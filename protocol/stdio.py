@@ -15,6 +15,7 @@ import logging
 import os
 import select
 import stat
+import sys
 from typing import Final, Protocol
 
 from protocol.claim import Wire
@@ -58,6 +59,25 @@ async def open_fds(read_fd: int, write_fd: int) -> ByteStream:
     if read_fd == write_fd:
         write_fd = os.dup(write_fd)
     return _FdStream(_Source(read_fd), _Sink(write_fd))
+
+
+async def wait_hung_up(fd: int) -> None:
+    """Return once the other side of a pipe or socket has closed its end, though bytes of it may still be unread.
+
+    Only Linux tells: elsewhere, and for anything else, it never returns.
+    """
+    hung_up = asyncio.Event()
+    if sys.platform != "linux" or not _is_stream(fd):
+        await hung_up.wait()
+        return
+    loop = asyncio.get_running_loop()
+    with select.epoll() as poller:
+        poller.register(fd, select.EPOLLRDHUP)  # with EPOLLHUP, which always counts, but not EPOLLIN
+        loop.add_reader(poller.fileno(), hung_up.set)
+        try:
+            await hung_up.wait()
+        finally:
+            loop.remove_reader(poller.fileno())
 
 
 class _FdStream:

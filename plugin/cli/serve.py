@@ -6,7 +6,7 @@ import os
 
 from plugin.app import App
 from protocol.framing import Framing
-from protocol.stdio import Wire, open_stream
+from protocol.stdio import Wire, open_stream, wait_hung_up
 
 
 def run(options: argparse.Namespace, wire: Wire | None) -> int:
@@ -20,4 +20,6 @@ def run(options: argparse.Namespace, wire: Wire | None) -> int:
 async def _serve(wire: Wire, framing: Framing | None) -> int:
     interactive = os.isatty(wire.read_fd)
     stream = await open_stream(wire)
-    return await App(environ=os.environ).run(stream, framing=framing, interactive=interactive)
+    return await App(environ=os.environ).run(
+        stream, framing=framing, interactive=interactive, hung_up=lambda: wait_hung_up(wire.read_fd)
+    )

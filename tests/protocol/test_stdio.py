@@ -4,6 +4,7 @@ import os
 import pty
 import selectors
 import socket
+import sys
 import tty
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from protocol.claim import Wire
 from protocol.errors import StreamClosed
-from protocol.stdio import READ_BYTES, ByteStream, open_fds, open_stream
+from protocol.stdio import READ_BYTES, ByteStream, open_fds, open_stream, wait_hung_up
 from tests.support.clock import settle
 from tests.support.streams import memory_pair
 
@@ -439,3 +440,24 @@ def test_a_stream_that_nobody_reads_or_that_has_ended_costs_nothing(opener: Call
 
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         assert max(runner.run(scenario())) < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+async def test_that_the_other_side_has_hung_up_is_known_before_its_last_bytes_are_read() -> None:
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, b"unread")
+    waiting = asyncio.create_task(wait_hung_up(read_fd))
+    done, _ = await asyncio.wait({waiting}, timeout=0.05)
+    assert not done
+    os.close(write_fd)
+    async with asyncio.timeout(20):
+        await waiting
+    assert os.read(read_fd, 100) == b"unread"
+    os.close(read_fd)
+
+
+async def test_a_file_never_hangs_up(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        done, _ = await asyncio.wait({waiting := asyncio.create_task(wait_hung_up(file.fileno()))}, timeout=0.05)
+        assert not done
+        waiting.cancel()
