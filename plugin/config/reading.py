@@ -45,7 +45,8 @@ class Reading:
             field = fields.get(name)
             if field is None:
                 known = [*(f"{prefix}{other}" for other in fields), *(key.path for key in keys())]
-                self.refuse(path, f"unknown key{nearest(path, known)}")
+                hint = "; a dot does not nest: write an object in an object" if path in known else nearest(path, known)
+                self.refuse(path, f"unknown key{hint}")
             elif section := struct_of(field.type):
                 if isinstance(value, Mapping):
                     yield from self._section(cast("Mapping[Any, object]", value), section, f"{path}.")
@@ -90,6 +91,9 @@ class Reading:
         try:
             return Secret(msgspec.convert(value, str)) if bare(kind) is Secret else msgspec.convert(value, kind)
         except msgspec.ValidationError:
+            if bare(kind) is Secret:
+                # A key of digits comes as a number where somebody forgot the quotes; it is a secret all the same.
+                return self.refuse(path, f"expected {expectation(kind)}, got something else; put the key in quotes")
             return self._mismatch(path, expectation(kind), value)
 
     def choice(self, ways: list[str]) -> bool:

@@ -286,6 +286,20 @@ def test_a_secret_is_in_no_text_however_wrong_it_is_given(environ: dict[str, str
     assert "s3cr3t" not in repr(caught.value.problems)
 
 
+@pytest.mark.parametrize("digits", [1234567, 12.34567])
+def test_a_secret_without_quotes_is_in_no_text_either(environ: dict[str, str], digits: float) -> None:
+    host = {"platform": {"api_key": digits}, "identities": [{"agent_id": "a", "api_key": digits}]}
+    found = problems(environ, host)
+    assert found.keys() == {"platform.api_key", "identities[0].api_key"}
+    assert str(digits) not in str(found)
+
+
+def test_a_key_with_a_dot_is_not_its_own_nearest(environ: dict[str, str]) -> None:
+    found = problems(environ, {"platform.timeout_s": 5})
+    assert found.keys() == {"platform.timeout_s"}
+    assert "nearest" not in found["platform.timeout_s"]
+
+
 def test_a_ca_file_must_exist_and_a_proxy_be_a_url(environ: dict[str, str], tmp_path: Path) -> None:
     for section in ("platform", "fabric"):
         for proxy in ("ftp://x", "x", "http://", "http://x:0", "http://x:99999", "http://[x"):
