@@ -51,9 +51,9 @@ class Context:
         self._after: tuple[Callable[[], None], ...] = ()
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress, if the call asked for it with a `_meta.progressToken`; waits while nobody reads."""
+        """Report progress, if the call has a `_meta.progressToken`, a text or a number; waits while nobody reads."""
         token = self.meta.get("progressToken")
-        if token is None:
+        if not isinstance(token, str | int | float) or isinstance(token, bool):
             return
         parts = {"done": done, "total": total, "message": message}
         value = {name: part for name, part in parts.items() if part is not None}

@@ -133,7 +133,7 @@ class TestContext:
     def test_without_a_meta_object_there_is_none(self, params: Params) -> None:
         assert Context(Listener(), "m", 1, params).meta == {}
 
-    @pytest.mark.parametrize("token", ["t", 0, 17])
+    @pytest.mark.parametrize("token", ["t", "", 0, 17, 1.5])
     def test_progress_goes_out_under_the_token(self, token: object) -> None:
         listener = Listener()
         context = Context(listener, "m", 1, {"_meta": {"progressToken": token}})
@@ -148,6 +148,12 @@ class TestContext:
     def test_nobody_is_told_who_did_not_ask(self, params: Params) -> None:
         listener = Listener()
         asyncio.run(Context(listener, "m", 1, params).progress(1))
+        assert listener.told == []
+
+    @pytest.mark.parametrize("token", [True, {"a": 1}, ["t"]])
+    def test_what_cannot_be_a_token_asks_for_nothing(self, token: object) -> None:
+        listener = Listener()
+        asyncio.run(Context(listener, "m", 1, {"_meta": {"progressToken": token}}).progress(1))
         assert listener.told == []
 
     def test_what_follows_the_answer_is_kept_in_order(self) -> None:
