@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from plugin.errors import HostCallFailed
 from protocol.errors import ProtocolError
 
 T = TypeVar("T")
+
+Level: TypeAlias = Literal["debug", "info", "warn", "error"]
 
 
 class AgentStates(Protocol):
@@ -37,9 +39,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogParams(msgspec.Struct, frozen=True, kw_only=True):
-    """One log line: level debug, info, warn or error; `time` is RFC 3339 in UTC; `fields` says what it is about."""
+    """One log line; `time` is RFC 3339 in UTC, `fields` says what it is about."""
 
-    level: str
+    level: Level
     message: str
     logger: str
     time: str
@@ -93,7 +95,12 @@ class HostCalls:
 
 
 MAX_ERROR_CHARS = 200
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+LEVELS: dict[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
 BURST_LINES = 200
 LINES_PER_S = 20.0
 MAX_EXCEPTION_CHARS = 4000
@@ -150,7 +157,7 @@ class HostLogHandler(logging.Handler):
             self._hidden += 1
 
 
-def _level_name(levelno: int) -> str:
+def _level_name(levelno: int) -> Level:
     for name, number in reversed(LEVELS.items()):
         if levelno >= number:
             return name

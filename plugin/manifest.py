@@ -15,12 +15,16 @@ from plugin.actions import PROTOCOL_VERSION, Capabilities
 from plugin.config import Config, keys
 from plugin.host import AgentState, LogParams, ReadAgentStateParams
 from plugin.launch import Restart, Runtime
-from protocol.methods import PROGRESS, Method, MethodTable
+from protocol.methods import META, PROGRESS, Method, MethodTable
 from protocol.openrpc import schema_of
 
 ACTION_PREFIX = "agentic."
 SCHEMA_FILE = "docs/manifest.schema.json"
 _KILL_AFTER_MS = 1000  # past the plugin's own deadline
+_CLOSED: dict[str, object] = {
+    "patternProperties": {f"^{META}$": {}},
+    "additionalProperties": False,
+}  # what the plugin refuses by name
 
 
 class Wire(Struct, frozen=True, kw_only=True):
@@ -94,11 +98,19 @@ class Manifest(Struct, frozen=True, kw_only=True):
     capabilities: dict[str, Any]
 
 
+class ProgressValue(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much is done, of how much where that is known, and what a person may be told."""
+
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+
 class ProgressParams(Struct, frozen=True, kw_only=True):
     """How far a call is that carried `_meta.progressToken`."""
 
-    token: str | int
-    value: dict[str, Any]
+    token: str | int | float
+    value: ProgressValue
 
 
 def build(table: MethodTable) -> dict[str, Any]:
@@ -181,7 +193,7 @@ def _action(method: Method[Any]) -> Action:
         aliases=method.aliases,
         title=method.title,
         description=method.description,
-        params_schema=schema_of(method.params),
+        params_schema={**schema_of(method.params), **_CLOSED},
         result_schema=schema_of(method.result),
         timeout_ms=method.timeout_ms,
         idempotent=method.idempotent,

@@ -136,6 +136,25 @@ def test_every_action_of_the_table_and_nothing_else_is_an_action(built: dict[str
         jsonschema.Draft202012Validator.check_schema(action["result_schema"])
 
 
+def test_a_schema_refuses_the_params_that_the_plugin_refuses(built: dict[str, Any]) -> None:
+    for action in built["actions"]:
+        accepts: Any = jsonschema.Draft202012Validator(action["params_schema"])
+        assert accepts.is_valid({"agent_id": "a", "_meta": {"progressToken": 1}})
+        assert not accepts.is_valid({"agentid": "a"})
+
+
+def test_the_schema_of_a_callback_says_what_a_host_gets(built: dict[str, Any]) -> None:
+    callbacks = {callback["method"]: callback["params_schema"] for callback in built["host_callbacks"]}
+    progress: Any = jsonschema.Draft202012Validator(callbacks["$/progress"])
+    assert progress.is_valid({"token": 1.5, "value": {"done": 1, "total": 2, "message": "m"}})
+    assert not progress.is_valid({"token": "t", "value": {"total": 2}})
+    log: Any = jsonschema.Draft202012Validator(callbacks["log"])
+    line = {"message": "m", "logger": "l", "time": "t"}
+    assert [
+        level for level in ("debug", "info", "warn", "error", "fatal") if log.is_valid({**line, "level": level})
+    ] == [*("debug", "info", "warn", "error")]
+
+
 def test_every_schema_stands_alone(built: dict[str, Any]) -> None:
     """A host hands each one to a validator by itself: all that it points to must be in it."""
     callbacks = [
