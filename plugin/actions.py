@@ -52,7 +52,7 @@ class Party(Struct, frozen=True, kw_only=True):
 class InitializeParams(Struct, frozen=True, kw_only=True):
     """What a host says of itself, and the configuration it gives."""
 
-    protocol_version: int = PROTOCOL_VERSION
+    protocol_version: int | None = None
     host: Party | None = None
     config: dict[str, object] | None = None
 

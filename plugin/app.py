@@ -163,8 +163,14 @@ class App:
 
     async def _start(self) -> None:
         # Stopped, or configured wrongly, before it began: then there is nothing to start, and calls say so.
-        with contextlib.suppress(RpcError, ConfigInvalid):
+        try:
             await self._started()
+        except ConfigInvalid as invalid:
+            # A host that calls no action would never hear of it. No traceback: it is no defect of this program.
+            fields = {"problems": invalid.problems}
+            LOG.error("nothing runs, since the configuration is invalid", extra={"fields": fields})  # noqa: TRY400 -- see above
+        except RpcError:
+            return
 
     async def _started(self) -> Services:
         async with self._starting:
@@ -235,7 +241,7 @@ class App:
 
     async def initialize(self, context: Context, params: actions.InitializeParams) -> actions.InitializeResult:
         """Agree on the version, take the host's configuration, start the services once this is answered."""
-        if params.protocol_version != actions.PROTOCOL_VERSION:
+        if params.protocol_version not in {None, actions.PROTOCOL_VERSION}:
             detail = {"requested": params.protocol_version, "supported": [actions.PROTOCOL_VERSION]}
             raise RpcError(
                 Code.PROTOCOL_VERSION,

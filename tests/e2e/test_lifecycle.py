@@ -115,6 +115,19 @@ async def test_a_protocol_version_that_it_cannot_speak_is_refused_with_those_it_
         assert field(field(caught.value.data, "detail"), "supported") == [1]
 
 
+async def test_a_version_that_is_null_is_none_also_where_params_come_by_position(fleet: Fleet) -> None:
+    async with fleet.host(initialize=False) as host:
+        assert field(await host.call("initialize", [None, None, fleet.config()]), "protocol_version") == 1
+        assert field(await host.call("agentic.sync.status"), "agent_id") == "fleet"
+
+
+async def test_an_invalid_environment_is_logged_for_a_host_that_calls_no_action(tmp_path: Path) -> None:
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    done = await run_on_files(tmp_path, [ping], AGENTIC_SYNC_QUEUE_MAX_RECORDS="many")
+    errors = [one["params"] for one in done.answers if one.get("method") == "log" and one["params"]["level"] == "error"]
+    assert [[path for path, _ in line["fields"]["problems"]] for line in errors] == [["queue.max_records"]]
+
+
 async def test_wrong_parameters_name_their_path_and_nothing_of_them_is_stored(fleet: Fleet) -> None:
     async with fleet.host() as host:
         wrong: list[tuple[dict[str, object], str]] = [
