@@ -275,7 +275,8 @@ class App:
             async with asyncio.timeout(deadline_s):
                 await asyncio.shield(self._stop(deadline_s, besides=context))
         finally:
-            context.after_answer(self._await_exit)
+            # Not once it is answered: a shutdown that was sent as a notification never is.
+            self._await_exit()
 
     def _await_exit(self) -> None:
         loop = asyncio.get_running_loop()

@@ -207,6 +207,14 @@ async def test_a_pushed_state_does_not_wait_behind_pushes_that_wait_for_the_plat
         await asyncio.gather(*pushes)
 
 
+async def test_a_shutdown_that_expects_no_answer_ends_the_process_all_the_same(fleet: Fleet) -> None:
+    host = fleet.host()
+    async with host:
+        await host.peer.notify("shutdown")
+        async with asyncio.timeout(60):
+            assert await host.process.wait() == 0
+
+
 async def test_exit_without_shutdown_is_exit_code_one(fleet: Fleet) -> None:
     host = fleet.host()
     await host.start()
