@@ -1,6 +1,7 @@
 """The command line's first act: when this process is to serve, claim the wire before anything can print on it."""
 
 import os
+import signal
 import sys
 
 from protocol.claim import claim
@@ -12,6 +13,9 @@ def main() -> int:
     serving = arguments[:1] == ["serve"] or (not arguments and not os.isatty(0))
     wants_help = "-h" in arguments or "--help" in arguments
     wire = claim() if serving and not wants_help else None
+    if wire is not None and not os.isatty(wire.read_fd):
+        # A terminal's Ctrl-C is the host's affair from the start: the imports take a moment, too.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only now: whatever an import prints goes to stderr, and the wire stays clean.
     from plugin.cli import command  # noqa: PLC0415
 

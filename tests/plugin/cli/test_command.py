@@ -221,3 +221,31 @@ async def test_ctrl_c_is_the_hosts_affair_where_the_host_has_the_terminal(tmp_pa
         process.stdin.close()
         await stdout.read()
         assert await process.wait() == 0
+
+
+async def test_ctrl_c_is_the_hosts_affair_while_the_plugin_still_starts(tmp_path: Path) -> None:
+    early = """
+import os, signal, sys
+from plugin.__main__ import main
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "plugin.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["agentic-sync", "serve"]
+sys.exit(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", early),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment(tmp_path),
+        cwd=ROOT,
+    )
+    async with asyncio.timeout(50):
+        out, _ = await process.communicate(ping(1))
+    assert process.returncode == 0
+    assert b'"id":1' in out
