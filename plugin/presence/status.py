@@ -30,7 +30,7 @@ class AgentStateChangedParams(Struct, frozen=True, kw_only=True):
 
     agent_id: str | None = None
     state: str | None = None
-    states: list[StateChange] = []
+    states: list[StateChange] | None = None
 
     def __post_init__(self) -> None:
         """Refuse half a change, and none at all."""
@@ -43,7 +43,7 @@ class AgentStateChangedParams(Struct, frozen=True, kw_only=True):
         """Yield (agent_id, state) of each change."""
         if self.agent_id is not None and self.state is not None:
             yield self.agent_id, self.state
-        for change in self.states:
+        for change in self.states or ():
             yield change.agent_id, change.state
 
 

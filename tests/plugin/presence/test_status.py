@@ -19,6 +19,13 @@ def test_a_change_is_one_agent_or_a_list_or_both() -> None:
     ]
 
 
+def test_a_part_of_a_change_that_is_null_is_not_there() -> None:
+    two = '{"agent_id": "bob", "state": "idle"}'
+
+    assert list(read('{"agent_id": "ada", "state": "busy", "states": null}').changes()) == [("ada", "busy")]
+    assert list(read(f'{{"agent_id": null, "state": null, "states": [{two}]}}').changes()) == [("bob", "idle")]
+
+
 @pytest.mark.parametrize(
     "text",
     ["{}", '{"agent_id": "ada"}', '{"state": "busy"}', '{"states": []}', '{"states": [{"agent_id": "a"}]}', "[]"],
