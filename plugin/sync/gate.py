@@ -59,7 +59,8 @@ class LiveGate:
 
     def view(self) -> GateView:
         """Return the gate for a person; the time is reckoned anew, the clock may have been set since."""
-        if self.open:
+        # A limit whose time is over holds up nobody: it must not be shown until the next push happens to come.
+        if self.open or (self._gate.reason == RATE_LIMITED and not self.limited()):
             return GateView(state=GateState.READY)
         until_ms = round((self._clock.now() + self.wait_s) * 1000)
         return GateView(state=self._gate.state, reason=self._gate.reason or UNSET, until=rfc3339(until_ms))

@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from plugin.clock import Clock, rfc3339
 from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
+from plugin.secret import Secret
 from plugin.store.interface import AgentTimes, GateState, QueueCounts, Store, StoreHealth, StoreState
 from plugin.sync.gate import GateView
 from plugin.sync.params import AgentAlias, AgentName, agent_of
@@ -72,6 +73,16 @@ class _Remote:
     last_push_at: str | None = None
     last_pull_at: str | None = None
     error: str | None = None
+    reached: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What came of a question at a monotonic time, and the token that it was asked with."""
+
+    at: float
+    token: Secret
+    remote: _Remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,7 @@ class Status:
         self._scope = scope
         self._clock = clock
         self._asking = asyncio.Lock()
-        self._said: OrderedDict[tuple[str, str], tuple[float, _Remote]] = OrderedDict()
+        self._said: OrderedDict[tuple[str, str | None], _Said] = OrderedDict()
 
     async def __call__(self, params: StatusParams) -> SyncStatus:
         """Put together what is known here and what the platform says; a failing part leaves its numbers at nothing."""
@@ -128,36 +139,40 @@ class Status:
             return _NOTHING
 
     async def _remote(self, platform: Platform, agent_id: str) -> _Remote | None:
-        """Return what the platform says, at most 30 s old; None without a token. A closed gate answers for it."""
+        """Return what the platform says, at most 30 s old; None without a token.
+
+        A closed gate answers for it, unless its time is over and there is nothing to probe it with. A platform that
+        gave one agent no answer is not waited for again by the others.
+        """
+        gate, obstacle = self._sender.gate, self._sender.obstacle()
         if platform.token() is None:
             return None
-        gate = self._sender.gate
-        if gate.state is not GateState.READY:
-            return _Remote(error=self._sender.obstacle() or f"{gate.reason}; it is being tried again")
-        key = (platform.url, agent_id)
+        if gate.state is not GateState.READY and (obstacle is not None or self._sender.in_flight):
+            return _Remote(error=obstacle or f"{gate.reason}; it is being tried again")
         async with self._asking:
-            said = self._said.get(key)
-            now = self._clock.monotonic()
-            if said is not None and now - said[0] < REMOTE_S:
-                return said[1]
-            remote = await self._ask(platform, agent_id)
-            self._said[key] = (now, remote)
+            token, now = platform.token(), self._clock.monotonic()
+            if token is None:
+                return None
+            for key in ((platform.url, agent_id), (platform.url, None)):
+                said = self._said.get(key)
+                if said is not None and said.token == token and now - said.at < REMOTE_S:
+                    return said.remote
+            remote = await self._ask(platform, agent_id, token)
+            key = (platform.url, agent_id if remote.reached else None)
+            self._said[key] = _Said(at=now, token=token, remote=remote)
             self._said.move_to_end(key)
             if len(self._said) > _MAX_AGENTS:
                 self._said.popitem(last=False)
             return remote
 
-    async def _ask(self, platform: Platform, agent_id: str) -> _Remote:
-        token = platform.token()
-        if token is None:
-            return _Remote(error=platform.token_problem)
+    async def _ask(self, platform: Platform, agent_id: str, token: Secret) -> _Remote:
         try:
             async with asyncio.timeout(self._remote_timeout_s):
                 return _read(await platform.status(agent_id, token))
         except TimeoutError:
-            return _Remote(error=f"no answer within {self._remote_timeout_s:g} s")
+            return _Remote(error=f"no answer within {self._remote_timeout_s:g} s", reached=False)
         except (NoAnswer, BadEndpoint) as failure:
-            return _Remote(error=failure.message)
+            return _Remote(error=failure.message, reached=False)
 
     def _answer(self, agent_id: str, local: _Local, remote: _Remote | None) -> SyncStatus:
         said = remote or _Remote()

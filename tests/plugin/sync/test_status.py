@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from plugin.loopback import faults
-from plugin.loopback.faults import Hang, Reset
+from plugin.loopback.faults import Hang, RateLimit, Reset
 from plugin.loopback.faults import Status as Said
-from plugin.store.interface import Store, StoreHealth, StoreState
+from plugin.store.interface import Gate, GateState, Store, StoreHealth, StoreState
 from plugin.sync.platform import Platform, Scope
 from plugin.sync.pull import PullParams
 from plugin.sync.status import Status, StatusParams, SyncStatus
@@ -176,6 +176,49 @@ async def test_a_closed_gate_answers_for_the_platform(tmp_path: Path) -> None:
         }
         assert asked(one) == 0
         assert TOKEN not in repr(answer)
+
+
+async def test_a_limit_that_is_over_is_shown_no_more_though_nothing_was_sent_since(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.menu.add(RateLimit(reset_s=30))
+        await one.push("a")
+        assert (await status(one)).gate.state is GateState.WAITING
+        await one.clock.advance(31)
+        answer = await status(one)
+        assert (answer.gate.state, answer.status) == (GateState.READY, "idle")
+        assert answer.remote_error is msgspec.UNSET
+
+
+async def test_a_closed_gate_that_nothing_is_left_to_probe_is_not_asked_for_ever(tmp_path: Path) -> None:
+    async with world(tmp_path, run=False) as one:
+        gate = Gate(state=GateState.PARKED, reason="unauthorised", until_ms=1, failures=1)
+        await one.store.wait_ready()
+        await one.store.set_gate(one.platform.url, gate)
+        one.tasks.create_task(one.service.run())
+        await one.until(lambda: one.service.sender.gate.state is GateState.PARKED)
+        answer = await status(one)
+        assert answer.status == "idle"
+        assert answer.remote_error is msgspec.UNSET
+
+
+async def test_another_token_is_asked_with_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "brain.key"
+    file.write_text("old", encoding="utf-8")
+    async with world(tmp_path, platform_settings={"api_key": None, "api_key_file": str(file)}) as one:
+        assert (await status(one)).remote_error
+        file.write_text(TOKEN, encoding="utf-8")
+        assert (await status(one)).status == "idle"
+
+
+async def test_a_platform_that_gave_one_agent_no_answer_is_not_waited_for_by_the_others(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.menu.add(faults.NotHttp(), times=None)
+        for number in range(5):
+            assert (await status(one, agent_id=f"agent-{number}")).remote_error
+        assert asked(one) == 1
+        one.platform.menu.clear()
+        await one.clock.advance(30.5)
+        assert (await status(one, agent_id="agent-3")).status == "idle"
 
 
 async def test_a_refused_connection_is_said(tmp_path: Path) -> None:
