@@ -57,6 +57,7 @@ class Pull:
         self._sender = sender
         self._scope = scope
         self._clock = clock
+        self._problem: str | None = None
 
     async def __call__(self, params: PullParams) -> PullResult:
         """Return fresh rows and keep them, or the kept ones when the platform gives none.
@@ -71,7 +72,10 @@ class Pull:
         answer = await self._ask(platform, agent_id, since)
         found = None if answer is None else recognise(answer)
         if answer is None or found is None:
+            if answer is not None:
+                self._tell(f"the platform answered {answer.status} without a list of rows")
             return await self._cached(platform, agent_id)
+        self._tell(None)
         now_ms = round(self._clock.now() * 1000)
         rows = [row for row in found if not _expired(row, now_ms)][:MAX_ROWS]
         entry = HistoryEntry(
@@ -92,8 +96,16 @@ class Pull:
         try:
             return await platform.context(agent_id, since, token)
         except (NoAnswer, BadEndpoint) as failure:
-            _LOG.info("no fleet context came; the cache answers", extra={"fields": {"problem": failure.message}})
+            self._tell(failure.message)
             return None
+
+    def _tell(self, problem: str | None) -> None:
+        """Log what keeps context from coming, once for as long as it is the same, and when it comes again."""
+        before, self._problem = self._problem, problem
+        if problem is None and before is not None:
+            _LOG.info("fleet context comes again", extra={"fields": {"problem": before}})
+        elif problem != before:
+            _LOG.warning("no fleet context came; the cache answers", extra={"fields": {"problem": problem}})
 
     async def _keep(
         self, platform: Platform, agent_id: str, rows: list[JsonObject], entry: HistoryEntry, *, merge: bool

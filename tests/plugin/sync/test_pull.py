@@ -1,6 +1,7 @@
 """`agentic.sync.pull`: fresh rows when there are any, the kept ones otherwise."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,20 @@ async def test_a_closed_gate_is_no_reason_not_to_ask(tmp_path: Path) -> None:
         await one.push("a")
         assert not one.open
         assert not (await pull(one)).stale
+
+
+async def test_what_keeps_context_from_coming_is_logged_once_and_its_end_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "plugin.sync.pull")
+    async with world(tmp_path) as one:
+        for fault in (faults.NotHttp(), faults.login_page()):
+            one.platform.menu.add(fault, times=3)
+            for _ in range(3):
+                await pull(one)
+        await pull(one)
+        await pull(one)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
 
 
 async def test_fresh_rows_are_answered_even_if_they_cannot_be_kept(tmp_path: Path) -> None:
