@@ -11,6 +11,7 @@ from plugin.clock import Clock
 from plugin.errors import BadEndpoint, NoAnswer
 from plugin.presence.agent import Agent
 from plugin.presence.fabric import LOGINS, Fabric
+from plugin.presence.gate import RETRY_AFTER
 from plugin.presence.lane import Lane
 from plugin.presence.outcome import Accepted, Deferred, Failed, Outcome, Rejected, TokenRefused, judge
 from plugin.presence.session import Moment, Session, SessionInvalid, parse
@@ -62,6 +63,12 @@ class Center:
         agent.refusals = 0
         self.hurry(agent)
 
+    def forget(self, agent: Agent) -> None:
+        """Log the agent in no more; what a login under way brings is void."""
+        agent.wants_session = False
+        agent.epoch += 1
+        self.lane.drop(agent)
+
     def hurry(self, agent: Agent) -> None:
         """Forget that a login was refused: what it was refused for may have been mended."""
         agent.login_at, agent.refusal = -math.inf, None
@@ -103,6 +110,8 @@ class Center:
                 self._answered(now)
                 self._refuse(agent, reason)
             case Deferred(wait_s=wait_s):
+                if self.lane.gate.deferred_again(began):
+                    self._troubles.add(UNREACHABLE, where=CENTER, who=CENTER, reason=RETRY_AFTER)
                 self.lane.gate = self.lane.gate.deferred(now, wait_s)
             case Failed(reason=reason):
                 self._fail(agent, began, now, reason)

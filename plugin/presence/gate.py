@@ -68,6 +68,10 @@ class Gate:
         """The server asked us to stay away for `wait_s`."""
         return replace(self, waiting_since=now, until=max(self.until, now + wait_s), reason=RETRY_AFTER)
 
+    def deferred_again(self, began: float) -> bool:
+        """Whether the server sent away a request that began at `began`, after the wait that it had asked for."""
+        return self.reason == RETRY_AFTER and began >= self.until
+
     def hurried(self, now: float) -> "Gate":
         """Somebody thinks that the server is well again: end a wait of our own, not one that it asked for."""
         return self if self.reason == RETRY_AFTER else replace(self, until=min(self.until, now))

@@ -17,6 +17,7 @@ from plugin.presence.agent import Agent
 from plugin.presence.cell import Cell, Send, Wait, decide
 from plugin.presence.center import Center
 from plugin.presence.fabric import Fabric
+from plugin.presence.gate import RETRY_AFTER
 from plugin.presence.lane import Lane
 from plugin.presence.outcome import Accepted, Deferred, Failed, Rejected, TokenRefused, judge
 from plugin.presence.session import Seat, Session
@@ -180,6 +181,8 @@ class Guild:
                 self._park(cell, now + self.refresh_in(), reason)
                 return Verdict.PARKED
             case Deferred(wait_s=wait_s):
+                if self.lane.gate.deferred_again(put.began):
+                    self._around.troubles.add(UNWELL, where=self.guild_id, who=self.guild_id, reason=RETRY_AFTER)
                 self.lane.gate = self.lane.gate.deferred(now, wait_s)
                 step.retry(cell, now)
                 return Verdict.FAILED

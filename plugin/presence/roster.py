@@ -132,7 +132,7 @@ class Roster:
     def _discard_if_over(self, agent: Agent) -> None:
         if not agent.active and not agent.cells:
             self.agents.pop(agent.agent_id, None)
-            self._around.center.lane.drop(agent)
+            self._around.center.forget(agent)
             self._around.troubles.forget(agent.agent_id)
 
 

@@ -299,7 +299,8 @@ class Presence:
 
     def _summarise(self) -> None:
         sent, failed = self._sent, self._failed
-        if sent or failed:
+        # What fails is told by the troubles; a line for every turn of an outage would be a flood.
+        if sent:
             self._sent = self._failed = 0
             fields = {
                 "sent": sent,

@@ -220,6 +220,29 @@ async def test_an_agent_that_is_forgotten_logs_in_no_more() -> None:
         assert len(setting.bench.logins) == logins
 
 
+async def test_an_agent_that_is_forgotten_while_it_logs_in_does_so_no_more() -> None:
+    setting = Setting(configured([*ONE, ("bob", "g1")], refresh_s=DAY))
+    setting.bench.always["login bob"] = Reply(status=401, delay_s=5)
+    async with running(setting):
+        await setting.presence.reconfigure(configured(ONE, refresh_s=DAY))
+        await setting.after(600)
+        assert [who for _, who in setting.bench.logins] == ["ada", "bob"]
+
+
+async def test_a_server_that_always_asks_to_wait_is_logged_when_it_starts_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "plugin.presence")
+    setting = Setting(configured(ONE, refresh_s=DAY))
+    wait = Reply(status=429, headers={"retry-after": "10"})
+    setting.bench.replies[CENTER].extend([wait] * 4)
+    setting.bench.replies["g1"].extend([wait] * 4)
+    async with running(setting):
+        await setting.after(300)
+    told = [(record.levelname, record.__dict__["fields"].get("where")) for record in caplog.records]
+    assert told == [("WARNING", CENTER), ("INFO", CENTER), ("WARNING", "g1"), ("INFO", "g1"), ("INFO", None)]
+
+
 async def test_a_login_that_was_cut_off_is_made_again_when_presence_runs_again() -> None:
     setting = Setting(configured(ONE, refresh_s=DAY))
     setting.bench.replies[CENTER].append(Reply(until=asyncio.Event()))
