@@ -43,16 +43,22 @@ class Follower:
 
     async def update(self) -> None:
         """Write the queue as it is now, unless the file has it already; trouble is logged once, and tried again."""
-        if not self._scope.config.sync.mirror_json:
-            return
         try:
-            if await self._store.imported(MARK):
+            if not self._scope.config.sync.mirror_json:
+                await self._let_go()
+            elif await self._store.imported(MARK):
                 await self._follow()
             self._failing = False
         except (OSError, StoreUnavailable) as error:
             level = logging.DEBUG if self._failing else logging.WARNING
             self._failing = True
             _LOG.log(level, "queue.json cannot follow the queue", extra={"fields": {"problem": str(error)}})
+
+    async def _let_go(self) -> None:
+        """Remove what was written once nobody keeps it in step: a reader would take delivered work for waiting."""
+        if self._written is not None:
+            await asyncio.to_thread(self._write, [])
+            self._written = None
 
     async def _follow(self) -> None:
         rows = await self._rows()

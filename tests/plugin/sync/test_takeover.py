@@ -146,6 +146,18 @@ async def test_there_is_no_queue_file_unless_it_is_asked_for(tmp_path: Path) -> 
         await written(one, ["a"])
 
 
+async def test_a_queue_file_that_nobody_keeps_in_step_any_more_is_removed(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"mirror_json": True}) as one:
+        await one.platform.down()
+        await one.push("a")
+        await written(one, ["a"])
+        await one.service.reconfigure(configuration(tmp_path, one.platform.url))
+        await written(one, None)
+        assert [row.record_id for row in await one.rows()] == ["a"]
+        await one.service.reconfigure(one.config)
+        await written(one, ["a"])
+
+
 async def test_a_go_queue_that_was_not_taken_over_is_never_overwritten(tmp_path: Path) -> None:
     leave(tmp_path)
     async with world(tmp_path, sync={"mirror_json": True, "import_core_state": False}) as one:
