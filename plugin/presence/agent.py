@@ -34,6 +34,7 @@ class Agent:
     refusal: str | None = None
     refusals: int = 0
     failures: int = 0
+    failure: str | None = None
     failing_since: float = math.inf
     in_flight: bool = False
     queued_at: float = math.inf

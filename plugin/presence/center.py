@@ -22,6 +22,7 @@ from plugin.web import Answer
 CENTER = "center"
 NO_CREDENTIAL = "no_credential"
 UNREACHABLE = Trouble("the center gives no sessions", "the center gives sessions again")
+ALONE = Trouble("an agent gets no session while others do", "every agent gets its session again", each=False)
 REFUSED = Trouble("the center refuses agents", "the center refuses no agent any more", logging.ERROR)
 CURTAILED = Trouble("a session holds guilds that cannot be used", "a session is whole again", repeats=False)
 DIFFERENT = Trouble(
@@ -126,8 +127,10 @@ class Center:
         agent.session, agent.wants_session = session, False
         agent.refusal, agent.refusals = None, 0
         agent.failures, agent.failing_since, agent.login_at = 0, math.inf, -math.inf
+        agent.failure = None
         who = agent.agent_id
         self._troubles.end(REFUSED, where=CENTER, who=who)
+        self._troubles.end(ALONE, where=CENTER, who=who)
         configured = agent.identity.fabric_user_id
         different = configured and session.user_id and configured != session.user_id
         self._note(DIFFERENT, who, f"{configured} != {session.user_id}" if different else None)
@@ -150,12 +153,16 @@ class Center:
 
     def _fail(self, agent: Agent, began: float, now: float, reason: str) -> None:
         """The center is in trouble, or this login alone, when others were answered meanwhile."""
-        if not self.lane.gate.well_since(agent.failing_since):
+        alone = self.lane.gate.well_since(agent.failing_since)
+        if alone:
+            self._troubles.add(ALONE, where=CENTER, who=agent.agent_id, reason=reason)
+        else:
             self.lane.gate = self.lane.gate.failed(began, now, reason=reason, rand=self._rng.random())
         agent.failures += 1
         agent.failing_since = min(agent.failing_since, now)
         agent.login_at = now + full_jitter_s(agent.failures, rand=self._rng.random())
-        if self.lane.gate.lasting:
+        agent.failure = reason
+        if self.lane.gate.lasting and not alone:
             self._troubles.add(UNREACHABLE, where=CENTER, who=CENTER, reason=reason)
 
 

@@ -114,7 +114,8 @@ def _cell_state(cell: Cell, agent: Agent, center: Gate, gate: Gate, now: float) 
         return "pending", "the agent's state is not known yet"
     reason = gate.reason if gate.shut(now) else None
     if no_session:
-        reason = f"no session yet: {center.reason}" if center.shut(now) else "no session yet"
+        why = center.reason if center.shut(now) else agent.failure
+        reason = "no session yet" if why is None else f"no session yet: {why}"
     return "unknown" if cell.sent is not None and cell.confirmed is None else "pending", reason
 
 

@@ -149,6 +149,25 @@ async def test_one_agent_whose_login_always_fails_does_not_hold_up_the_others() 
             assert setting.bench.shown("bob", "g1") == ("busy" if turn % 2 else "offline")
 
 
+async def test_an_agent_whose_login_alone_fails_is_named_in_the_log_and_status_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "plugin.presence.trouble")
+    setting = Setting(configured([("ada", "g1"), ("bob", "g1")], refresh_s=DAY))
+    setting.bench.always["login ada"] = Reply(status=500)
+    async with running(setting):
+        await setting.after(30)
+        setting.bench.revoke("bob")
+        setting.push("bob", "busy")
+        await setting.after(200)
+        assert agent(setting, "ada").guilds[0].reason == "no session yet: http_500"
+        setting.bench.always.clear()
+        await setting.after(100)
+        assert agent(setting, "ada").guilds[0].state == "in_sync"
+    told = [(record.levelname, record.__dict__["fields"]["who"]) for record in caplog.records]
+    assert told[-2:] == [("WARNING", "ada"), ("INFO", "ada")]
+
+
 async def test_an_agent_without_a_key_is_parked_until_there_is_one(tmp_path: Path) -> None:
     file = tmp_path / "key"
     config = configured(ONE, identities=[Identity(agent_id="ada", api_key_file=str(file))])
