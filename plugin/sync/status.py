@@ -138,21 +138,21 @@ class Status:
             # `store` in the answer says what is wrong with it.
             return _NOTHING
 
-    async def _remote(self, platform: Platform, agent_id: str) -> _Remote | None:
-        """Return what the platform says, at most 30 s old; None without a token.
+    async def _remote(self, platform: Platform, agent_id: str) -> _Remote:
+        """Return what the platform says, at most 30 s old, or why it was not asked.
 
         A closed gate answers for it, unless its time is over and there is nothing to probe it with. A platform that
         gave one agent no answer is not waited for again by the others.
         """
         gate, obstacle = self._sender.gate, self._sender.obstacle()
         if platform.token() is None:
-            return None
+            return _unasked(platform)
         if gate.state is not GateState.READY and (obstacle is not None or self._sender.in_flight):
             return _Remote(error=obstacle or f"{gate.reason}; it is being tried again")
         async with self._asking:
             token, now = platform.token(), self._clock.monotonic()
             if token is None:
-                return None
+                return _unasked(platform)
             for key in ((platform.url, agent_id), (platform.url, None)):
                 said = self._said.get(key)
                 if said is not None and said.token == token and now - said.at < REMOTE_S:
@@ -174,13 +174,11 @@ class Status:
         except (NoAnswer, BadEndpoint) as failure:
             return _Remote(error=failure.message, reached=False)
 
-    def _answer(self, agent_id: str, local: _Local, remote: _Remote | None) -> SyncStatus:
-        said = remote or _Remote()
-        reached = remote is not None and remote.error is None
+    def _answer(self, agent_id: str, local: _Local, said: _Remote) -> SyncStatus:
         counts, times = local.counts, local.times
         return SyncStatus(
             agent_id=said.agent_id or agent_id,
-            status=(said.status or "online") if reached else "offline",
+            status=(said.status or "online") if said.error is None else "offline",
             queued=counts.queued,
             context_count=local.context,
             dead=counts.dead,
@@ -194,6 +192,10 @@ class Status:
             oldest_queued_at=_time(counts.oldest_queued_ms),
             remote_error=said.error or UNSET,
         )
+
+
+def _unasked(platform: Platform) -> _Remote:
+    return _Remote(error=f"no token for the platform: {platform.token_problem}")
 
 
 def _read(answer: Answer) -> _Remote:

@@ -32,6 +32,7 @@ async def test_without_a_token_everything_is_known_from_here(tmp_path: Path) -> 
         await one.push("a")
         answer = msgspec.to_builtins(await status(one))
         size = answer.pop("bytes")
+        assert "none does not exist" in answer.pop("remote_error")
         assert size > 20
         assert answer == {
             "agent_id": "codex",
