@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from types import FrameType
 
 from protocol.claim import claim
 
@@ -13,13 +14,20 @@ def main() -> int:
     serving = arguments[:1] == ["serve"] or (not arguments and not os.isatty(0))
     wants_help = "-h" in arguments or "--help" in arguments
     wire = claim() if serving and not wants_help else None
-    if wire is not None and not os.isatty(wire.read_fd):
-        # A terminal's Ctrl-C is the host's affair from the start: the imports take a moment, too.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if wire is not None:
+        # The imports take a moment, too. Nothing was read yet, so there is nothing to finish.
+        signal.signal(signal.SIGTERM, _leave)
+        if not os.isatty(wire.read_fd):
+            # A terminal's Ctrl-C is the host's affair from the start.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Only now: whatever an import prints goes to stderr, and the wire stays clean.
     from plugin.cli import command  # noqa: PLC0415
 
     return command.run(arguments, wire)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,8 @@ class App:
 
         # signal.signal, not the loop's own way: its handler runs even while the loop is stuck in Python code.
         signal.signal(signal.SIGTERM, end)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(signal.SIGHUP, end)
         # A terminal's Ctrl-C reaches the whole process group: when a host has the terminal, it decides what that means.
         signal.signal(signal.SIGINT, end if interactive else signal.SIG_IGN)
 
@@ -248,7 +250,13 @@ class App:
                 f"Protocol version {params.protocol_version} is not spoken here; {actions.PROTOCOL_VERSION} is",
                 ErrorData(kind="protocol_version", path="$.protocol_version", detail=detail),
             )
-        await self._take_config(params.config)
+        try:
+            await self._take_config(params.config)
+        except ConfigInvalid as invalid:
+            if self._services is None:
+                # Work that comes all the same must not go where the host never meant it to: it is refused like this.
+                self._config = invalid
+            raise
         context.after_answer(self._start_soon)
         described = manifest.build(self.table)
         return actions.InitializeResult(

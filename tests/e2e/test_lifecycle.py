@@ -94,6 +94,9 @@ async def test_an_invalid_configuration_names_every_path_and_the_process_lives_o
         assert caught.value.code == -32015
         problems = cast("list[dict[str, str]]", field(caught.value.data, "detail"))
         assert {problem["path"] for problem in problems} == {"platform.base_ulr", "presence.interval_s"}
+        with pytest.raises(RpcError) as caught:
+            await host.call("agentic.sync.push", {"dispatches": [dispatch(1)]})
+        assert caught.value.code == -32015  # it must not go where the defaults point
         await host.call("initialize", {"config": fleet.config()})
         answer = await host.call("agentic.sync.push", {"dispatches": [dispatch(1)]})
         assert field(answer, "count") == 1
@@ -163,11 +166,14 @@ async def test_end_of_input_with_work_in_flight_ends_in_time_with_nothing_lost(f
     assert set(others) == {first}
 
 
-async def test_sigterm_sets_presence_offline_and_exits_cleanly(fleet: Fleet) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_sigterm_and_sighup_set_presence_offline_and_exit_cleanly(fleet: Fleet, number: signal.Signals) -> None:
     host = fleet.host()
     await host.start()
     await fleet.wait_shown("codex", "idle")
-    assert await host.terminate() == 0
+    host.process.send_signal(number)
+    assert await host.process.wait() == 0
+    await host.kill()
     assert fleet.guilds[0].presence == {"user-codex": "offline"}
 
 

@@ -249,3 +249,29 @@ sys.exit(main())
         out, _ = await process.communicate(ping(1))
     assert process.returncode == 0
     assert b'"id":1' in out
+
+
+TERMINATED_WHILE_IMPORTING = """
+import os, signal, sys
+import plugin.__main__
+
+class Terminate:
+    def find_spec(self, name, path=None, target=None):
+        if name == "plugin.cli":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Terminate())
+sys.argv = ["agentic-sync", "serve"]
+sys.exit(plugin.__main__.main() + 7)
+"""
+
+
+async def test_sigterm_while_it_still_starts_is_a_clean_end(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TERMINATED_WHILE_IMPORTING),
+        stdin=asyncio.subprocess.DEVNULL,
+        env=environment(tmp_path),
+        cwd=ROOT,
+    )
+    async with asyncio.timeout(50):
+        assert await process.wait() == 0
