@@ -15,6 +15,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,13 +40,14 @@ NO_ROOM = {
 class Keeper:
     """Own a folder and the connections to its file."""
 
-    def __init__(self, folder: Path, *, clock: Clock) -> None:
+    def __init__(self, folder: Path, *, clock: Clock, is_remote: Callable[[Path], bool] = file.is_remote) -> None:
         self.health = StoreHealth(state=StoreState.OK)  # replaced as a whole, so any thread may read it
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
         self.dirty = False  # something was written since the last checkpoint
         self._folder = folder
         self._clock = clock
+        self._is_remote = is_remote
         self._lock = Lock(folder / "state.lock")
         self._well = self.health  # what health returns to
         self._since = clock.monotonic()
@@ -126,7 +128,7 @@ class Keeper:
             self._well = _report("a salvage was cut off and has been carried on", finished)
         path = self._folder / file.NAME
         before = self._lock.owner()
-        remote = file.is_remote(self._folder)
+        remote = self._is_remote(self._folder)
         try:
             if recovery.has_leftovers(self._folder):
                 raise file.Damaged(f"{path} is gone or empty, but its log is there")  # noqa: TRY301 - one way to mend
@@ -198,7 +200,7 @@ class Keeper:
             self.writer = None
         damaged = file.Damaged(f"{self._folder / file.NAME} is damaged ({error})")
         try:
-            self._adopt(self._mend(damaged, remote=file.is_remote(self._folder)))
+            self._adopt(self._mend(damaged, remote=self._is_remote(self._folder)))
         except (file.Damaged, file.Newer, OSError, sqlite3.Error) as problem:
             self._fail(StoreState.UNUSABLE, f"{damaged} and could not be replaced: {problem}")
             return False

@@ -107,6 +107,25 @@ def test_a_network_file_system_gets_a_journal_that_needs_no_shared_memory(tmp_pa
         assert db.execute("PRAGMA synchronous").fetchone() == (3,)
 
 
+async def test_a_transaction_that_was_cut_off_without_a_log_is_rolled_back(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a", "b")
+    living, found = tmp_path / DB, tmp_path / "found"
+    found.mkdir()
+    with closing(file.open_writer(tmp_path, remote=True)) as db:
+        db.execute("PRAGMA cache_spill = 1")
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE outbox SET agent = 'half' WHERE row = 1")
+        db.execute("UPDATE body SET body = zeroblob(100000) WHERE row = 1")
+        for name in (DB, f"{DB}-journal"):
+            shutil.copy(tmp_path / name, found / name)
+        db.execute("ROLLBACK")
+    assert (found / DB).read_bytes() != living.read_bytes()
+    with closing(file.open_writer(found, remote=True)) as db:
+        assert [row.agent_id for row in outbox.rows(db, state=None, after=0, limit=9)] == ["codex", "codex"]
+
+
 @pytest.mark.parametrize(
     ("folder", "kind"),
     [

@@ -6,20 +6,21 @@ import errno
 import sqlite3
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreInUse, StoreUnavailable
-from plugin.store import keeper
+from plugin.store import file, keeper, outbox, recovery
 from plugin.store.engine import Engine
-from plugin.store.interface import StoreState
+from plugin.store.interface import Record, StoreState
 from plugin.store.keeper import Keeper
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.clock import FakeClock
-from tests.support.stores import PATIENCE_S, opened, put, take, waiting
+from tests.support.stores import NOW_MS, PATIENCE_S, opened, put, take, waiting
 
 
 def failing_with(name: str) -> Callable[[sqlite3.Connection], None]:
@@ -31,6 +32,10 @@ def failing_with(name: str) -> Callable[[sqlite3.Connection], None]:
         raise error
 
     return work
+
+
+def places(folder: Path) -> list[Path]:
+    return list(folder.glob("agentic-sync.corrupt-*"))
 
 
 async def fail_with(store: SqliteStore, name: str) -> None:
@@ -105,6 +110,90 @@ async def test_the_owner_is_named_also_while_it_cannot_open_the_file(tmp_path: P
     assert refused.value.pid not in {None, 99999999}
     await second.close()
     await first.close()
+
+
+async def test_a_file_that_cannot_be_replaced_is_looked_at_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a")
+        (tmp_path / recovery.PART).mkdir()
+        await fail_with(store, "SQLITE_CORRUPT")
+        assert store.health.state is StoreState.UNUSABLE
+        with pytest.raises(StoreUnavailable):
+            await put(store, "b")
+        (tmp_path / recovery.PART).rmdir()
+        await store.wait_ready()
+        # It was sound after all.
+        assert store.health.state is StoreState.OK
+        await put(store, "b")
+        assert await waiting(store) == ["a", "b"]
+
+
+async def test_damage_that_comes_back_at_once_is_told_not_mended_for_ever(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a")
+        await fail_with(store, "SQLITE_CORRUPT")
+        assert len(places(tmp_path)) == 1
+        assert await waiting(store) == ["a"]
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Generator[Keeper]:
+    """A keeper that this thread looks after itself."""
+    one = Keeper(tmp_path, clock=FakeClock())
+    one.attend()
+    yield one
+    one.close()
+
+
+def fill(db: sqlite3.Connection, megabytes: int) -> None:
+    record = Record(id="large", fingerprint="f", body=bytes(1024 * 1024))
+    for _ in range(megabytes):
+        outbox.insert(db, "codex", record, queued_ms=NOW_MS)
+
+
+def test_in_a_pause_the_room_of_what_left_is_given_back_a_part_at_a_time(idle: Keeper, tmp_path: Path) -> None:
+    assert idle.writer is not None
+    fill(idle.writer, 6)
+    idle.rest()
+    full = (tmp_path / file.NAME).stat().st_size
+    assert (tmp_path / f"{file.NAME}-wal").stat().st_size == 0
+    assert full > 6 * 1024 * 1024
+
+    idle.writer.execute("DELETE FROM outbox")
+    idle.worked(changed=True)
+    sizes = [full]
+    while idle.dirty:
+        idle.rest()
+        sizes.append((tmp_path / file.NAME).stat().st_size)
+        assert (tmp_path / f"{file.NAME}-wal").stat().st_size == 0
+        assert sizes[-2] - sizes[-1] <= keeper.VACUUM_PAGES * 4096
+    assert len(sizes) > 2
+    assert sizes[-1] < 3 * 1024 * 1024
+
+
+def test_a_reader_does_not_hold_up_a_pause_nor_what_comes_after_it(idle: Keeper, tmp_path: Path) -> None:
+    assert idle.writer is not None
+    fill(idle.writer, 1)
+    with closing(file.open_reader(tmp_path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM outbox").fetchall()
+        fill(idle.writer, 1)
+        idle.worked(changed=True)
+        idle.rest()
+        assert idle.writer.execute("PRAGMA busy_timeout").fetchone() == (file.BUSY_S * 1000,)
+        fill(idle.writer, 1)
+        assert reader.execute("SELECT count(*) FROM outbox").fetchone() == (1,)
+
+
+def test_on_a_network_file_system_the_log_is_another_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Keeper(tmp_path, clock=FakeClock(), is_remote=lambda _: True)
+    one.attend()
+    assert one.writer is not None
+    assert one.writer.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+    one.close()
+    assert [entry.levelname for entry in caplog.records] == ["WARNING"]
 
 
 class Defective(Keeper):
