@@ -147,7 +147,8 @@ class Engine:
 
     def _turn(self) -> None:
         self._keeper.attend()
-        self._answer_waiting()
+        if self._waiting:
+            self._answer_waiting()
         job = self._next()
         if job is None:
             self._keeper.rest()
@@ -213,17 +214,27 @@ class Engine:
         """Commit a job and all that wait behind it at once; when that fails, each by itself."""
         jobs = self._serving
         try:
-            with _transaction(db):
-                _perform_within(db, first)
-                for job in self._arriving():
-                    jobs.append(job)
-                    _perform_within(db, job)
+            if first.kind is Kind.READ:
+                first.perform(db)
+            else:
+                self._transact(db, first)
         except sqlite3.Error:
             for job in jobs:
                 self._serve_alone(job)
         else:
             self._worked(changed=any(job.changed for job in jobs))
         _settle(jobs)
+
+    def _transact(self, db: sqlite3.Connection, first: Job[object]) -> None:
+        with _transaction(db):
+            first.perform(db)
+            if first.error is not None:
+                # It was alone until now, and needed no savepoint.
+                db.execute("ROLLBACK")
+                db.execute("BEGIN IMMEDIATE")
+            for job in self._arriving():
+                self._serving.append(job)
+                _perform_within(db, job)
 
     def _arriving(self) -> Iterator[Job[object]]:
         """Yield the jobs that wait or arrive behind the first, for a moment."""
@@ -251,8 +262,7 @@ class Engine:
                 job.error = self._keeper.refusal()
                 return
             try:
-                with _transaction(db):
-                    _perform_within(db, job)
+                _perform_alone(db, job)
             except sqlite3.Error as error:
                 if self._keeper.failed(error, final=final):
                     continue
@@ -280,8 +290,20 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
             db.execute("ROLLBACK")
 
 
+def _perform_alone(db: sqlite3.Connection, job: Job[object]) -> None:
+    """Run a job in a transaction of its own; a read needs none, nor what keeps others from writing."""
+    if job.kind is Kind.READ:
+        job.perform(db)
+        return
+    with _transaction(db):
+        _perform_within(db, job)
+
+
 def _perform_within(db: sqlite3.Connection, job: Job[object]) -> None:
     """Run a job among others; an error of its own undoes only what it did."""
+    if job.kind is Kind.READ:
+        job.perform(db)
+        return
     db.execute("SAVEPOINT job")
     job.perform(db)
     if job.error is not None:

@@ -76,8 +76,10 @@ class Keeper:
 
     def attend(self) -> None:
         """Try to own the folder and to open the file, unless that is done or was tried just now."""
+        if self.writer is not None:
+            return
         started = time.monotonic()
-        if self.writer is not None or started < self._next_try:
+        if started < self._next_try:
             return
         try:
             if not self._own():

@@ -1,10 +1,11 @@
 """The file itself: who may read it, what is refused unread, and folders that cannot be used."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import closing
 from pathlib import Path
 
@@ -211,14 +212,23 @@ async def test_a_folder_that_is_unusable_is_nobodys(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_database_that_another_program_has_locked_is_not_taken_for_broken(tmp_path: Path) -> None:
+async def outcome(call: Awaitable[object]) -> object:
+    try:
+        return await call
+    except StoreUnavailable as error:
+        return error
+
+
+async def test_a_database_that_another_program_has_locked_is_read_and_not_taken_for_broken(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await store.engine.run(lambda db: db.execute("PRAGMA busy_timeout = 0").fetchall())
         other = sqlite3.connect(tmp_path / DB, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable):
-            await put(store, "a")
-        assert store.health.state is StoreState.UNUSABLE
+        assert await waiting(store) == []
+        async with asyncio.TaskGroup() as tasks:
+            refused = tasks.create_task(outcome(put(store, "a")))
+            read = tasks.create_task(outcome(waiting(store)))
+        assert (type(refused.result()), read.result()) == (StoreUnavailable, [])
         other.execute("ROLLBACK")
         other.close()
         await put(store, "a")
