@@ -28,9 +28,9 @@ def merge(
         ],
     )
     db.execute(
-        "DELETE FROM context WHERE platform = ?1 AND agent = ?2 AND position <= (SELECT position FROM context"
-        " WHERE platform = ?1 AND agent = ?2 ORDER BY position DESC LIMIT 1 OFFSET ?3)",
-        (platform, agent, keep),
+        "DELETE FROM context WHERE platform = :platform AND agent = :agent AND position <="
+        " (SELECT position FROM context WHERE platform = :platform AND agent = :agent ORDER BY position DESC LIMIT 1 OFFSET :keep)",
+        {"platform": platform, "agent": agent, "keep": keep},
     )
     if at_ms is not None:
         db.execute("INSERT OR REPLACE INTO pulled VALUES (?, ?, ?)", (platform, agent, at_ms))

@@ -14,9 +14,9 @@ def add(db: sqlite3.Connection, entry: HistoryEntry) -> None:
         (entry.direction, entry.agent_id, entry.fleet_node_id, entry.payload_bytes, entry.items, entry.at_ms),
     )
     db.execute(
-        "DELETE FROM history WHERE direction = ?1 AND id <= (SELECT id FROM history WHERE direction = ?1"
-        " ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-        (entry.direction, MAX_ENTRIES),
+        "DELETE FROM history WHERE direction = :direction AND id <="
+        " (SELECT id FROM history WHERE direction = :direction ORDER BY id DESC LIMIT 1 OFFSET :keep)",
+        {"direction": entry.direction, "keep": MAX_ENTRIES},
     )
 
 

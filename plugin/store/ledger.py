@@ -9,10 +9,10 @@ def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, co
     A row that came from the Go agent's ledger knows only its core fingerprint.
     """
     found = db.execute(
-        "SELECT 1 FROM ledger WHERE platform = ?1 AND record = ?2"
-        " AND (fingerprint = ?3 OR (fingerprint = '' AND core_fingerprint = ?4))"
-        " UNION ALL SELECT 1 FROM dropped WHERE record = ?2 AND fingerprint = ?3",
-        (platform, record, fingerprint, core_fingerprint),
+        "SELECT 1 FROM ledger WHERE platform = :platform AND record = :record"
+        " AND (fingerprint = :fingerprint OR (fingerprint = '' AND core_fingerprint = :core))"
+        " UNION ALL SELECT 1 FROM dropped WHERE record = :record AND fingerprint = :fingerprint",
+        {"platform": platform, "record": record, "fingerprint": fingerprint, "core": core_fingerprint},
     )
     return found.fetchone() is not None
 

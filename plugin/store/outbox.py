@@ -119,12 +119,12 @@ def _oldest_ms(db: sqlite3.Connection, agent: str | None) -> int | None:
         "SELECT min(queued_ms) FROM outbox WHERE row IN ("
         " SELECT (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
         "         AND batch IS NULL ORDER BY row LIMIT 1)"
-        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(?1, agent)"
+        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(:agent, agent)"
         " UNION ALL SELECT (SELECT min(first_row) FROM batch WHERE batch.agent = totals.agent)"
-        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(?1, agent)"
+        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(:agent, agent)"
         " UNION ALL SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'apart')"
-        "           FROM totals WHERE state = 'apart' AND agent = ifnull(?1, agent))",
-        (agent,),
+        "           FROM totals WHERE state = 'apart' AND agent = ifnull(:agent, agent))",
+        {"agent": agent},
     )
     oldest_ms: int | None = found.fetchone()[0]
     return oldest_ms
@@ -136,10 +136,10 @@ def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
     What lies beyond it is counted instead: a push asks again and again while the rows up to it drain.
     """
     (count,) = db.execute(
-        "SELECT ifnull((SELECT records FROM totals WHERE agent = ?1 AND state = 'waiting'), 0)"
-        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch IS NULL AND row > ?2)"
-        " - (SELECT count(*) FROM outbox WHERE agent = ?1 AND state = 'waiting' AND batch > 0 AND row > ?2)",
-        (agent, up_to_row),
+        "SELECT ifnull((SELECT records FROM totals WHERE agent = :agent AND state = 'waiting'), 0)"
+        " - (SELECT count(*) FROM outbox WHERE agent = :agent AND state = 'waiting' AND batch IS NULL AND row > :row)"
+        " - (SELECT count(*) FROM outbox WHERE agent = :agent AND state = 'waiting' AND batch > 0 AND row > :row)",
+        {"agent": agent, "row": up_to_row},
     ).fetchone()
     return int(count)
 

@@ -166,7 +166,7 @@ def test_in_a_pause_the_room_of_what_left_is_given_back_a_part_at_a_time(idle: K
         idle.rest()
         sizes.append((tmp_path / file.NAME).stat().st_size)
         assert (tmp_path / f"{file.NAME}-wal").stat().st_size == 0
-        assert sizes[-2] - sizes[-1] <= keeper.VACUUM_PAGES * 4096
+        assert sizes[-2] - sizes[-1] <= (keeper.VACUUM_PAGES + 8) * 4096  # and a few that SQLite keeps its books in
     assert len(sizes) > 2
     assert sizes[-1] <= keeper.VACUUM_PAGES * 4096 + 200_000
 
