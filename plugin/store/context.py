@@ -29,7 +29,8 @@ def merge(
     )
     db.execute(
         "DELETE FROM context WHERE platform = :platform AND agent = :agent AND position <="
-        " (SELECT position FROM context WHERE platform = :platform AND agent = :agent ORDER BY position DESC LIMIT 1 OFFSET :keep)",
+        " (SELECT position FROM context WHERE platform = :platform AND agent = :agent"
+        " ORDER BY position DESC LIMIT 1 OFFSET :keep)",
         {"platform": platform, "agent": agent, "keep": keep},
     )
     if at_ms is not None:

@@ -1,6 +1,7 @@
 """Processes that own a store, to be killed, starved or shut out; each program says line by line what it has done."""
 
 import asyncio
+import importlib
 import itertools
 import os
 import resource
@@ -163,6 +164,8 @@ async def fill_disk(folder: Path) -> None:
 
 async def live_read_only(folder: Path) -> None:
     """Look at a folder that cannot be written to; say what is there, and recover once it can be."""
+    # Imported by pathlib when it is first asked for a URI: from then on the interpreter may be out of reach.
+    importlib.import_module("urllib.parse")
     if os.geteuid() == 0:
         # The superuser may write everywhere.
         os.setresgid(NOBODY, NOBODY, NOBODY)
