@@ -1,5 +1,6 @@
 """The database file: create it, look at it before a byte is written, open it so that a commit lasts."""
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -72,7 +73,11 @@ def open_writer(folder: Path, *, remote: bool, made: bool = False) -> sqlite3.Co
     """
     path = folder / NAME
     examined = _examine(path, made=made)
-    path.chmod(path.stat().st_mode & 0o700)
+    mode = path.stat().st_mode & 0o700
+    for one in FAMILY:
+        # What lies beside the file was made with its permissions, which may have been too few then.
+        with contextlib.suppress(FileNotFoundError):
+            (folder / one).chmod(mode)
     db = connect(path, mode="rw")
     try:
         if not examined:

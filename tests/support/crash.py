@@ -175,7 +175,10 @@ async def live_read_only(folder: Path) -> None:
         await put(store, "new")
     except StoreUnavailable as error:
         _say(f"refused {error.kind} {store.health.state}")
-    _say(f"read {','.join(await waiting(store))}")
+    try:
+        _say(f"read {','.join(await waiting(store))}")
+    except StoreUnavailable:
+        _say("unreadable")
     await store.wait_ready()
     await put(store, "new")
     _say(f"{store.health.state} {','.join(await waiting(store))}")

@@ -257,6 +257,32 @@ async def test_a_read_only_folder_without_a_store_reads_as_empty(open_to_all: Pa
         assert await process.rest() == ["ok new"]
 
 
+async def test_a_file_that_may_only_be_read_is_read_and_recovers(open_to_all: Path) -> None:
+    async with opened(open_to_all) as store:
+        await put(store, "a", "b")
+    give_away(open_to_all, mode=0o700)
+    (open_to_all / DB).chmod(0o400)
+    async with child(live_read_only, open_to_all) as process:
+        assert await process.line() == "refused store_unavailable read_only"
+        assert await process.line() == "read a,b"
+        (open_to_all / DB).chmod(0o600)
+        assert await process.rest() == ["ok a,b,new"]
+
+
+async def test_a_log_that_cannot_be_read_is_not_passed_over(open_to_all: Path, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put(store, "a")
+        for name in (DB, f"{DB}-wal"):
+            shutil.copy(tmp_path / name, open_to_all / name)
+    give_away(open_to_all, mode=0o500)
+    async with child(live_read_only, open_to_all) as process:
+        assert await process.line() == "refused store_unavailable read_only"
+        # Without an index, which cannot be made there, only the file without its log could be read.
+        assert await process.line() == "unreadable"
+        open_up(open_to_all)
+        assert await process.rest() == ["ok a,new"]
+
+
 async def test_a_reader_sees_what_a_living_store_has_committed(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await put(store, "a")

@@ -103,13 +103,17 @@ def leaf_of_bodies(data: bytes) -> bytes:
     return overwrite(data, at, at + PAGE)
 
 
+def leaf_with(data: bytes, text: str) -> bytes:
+    """Damage the leaf of a table that a text is on; indexes may have it, too."""
+    places = [found.start() // PAGE * PAGE for found in re.finditer(re.escape(text.encode()), data)]
+    leaf = next(at for at in places if data[at] == TABLE_LEAF)
+    return overwrite(data, leaf, leaf + PAGE)
+
+
 def two_leaves_of_rows(data: bytes) -> bytes:
     """Damage two leaves of the outbox, so that what lies between can be reached from neither end."""
     for name in ("r60", "r240"):
-        fingerprint = record(name, size=700).fingerprint.encode()
-        places = [found.start() // PAGE * PAGE for found in re.finditer(fingerprint, data)]
-        leaf = next(at for at in places if data[at] == TABLE_LEAF)
-        data = overwrite(data, leaf, leaf + PAGE)
+        data = leaf_with(data, record(name, size=700).fingerprint)
     return data
 
 
@@ -174,6 +178,37 @@ async def test_all_tables_are_salvaged(tmp_path: Path) -> None:
         batch = await take(store)
         assert batch.record_ids == tuple(NAMES[:20])
         assert (await put(store, "fresh")).last_row == RECORDS + 2
+
+
+@pytest.mark.parametrize("gone", ["INDEX outbox_due", "TRIGGER outbox_added", "TABLE gate"])
+async def test_a_file_that_lacks_a_part_is_damaged_however_sound_the_rest(tmp_path: Path, gone: str) -> None:
+    await make(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DB, isolation_level=None)) as db:
+        db.execute(f"DROP {gone}")
+    async with opened(tmp_path) as store:
+        assert (store.health.state, store.health.salvaged, store.health.lost) == (StoreState.RECOVERED, RECORDS, 0)
+        await put(store, "fresh")
+        assert (await store.counts()).queued == RECORDS + 1
+
+
+async def test_a_row_number_that_was_lost_is_not_used_again(tmp_path: Path) -> None:
+    newest = record(NAMES[-1], size=700).fingerprint
+    (tmp_path / DB).write_bytes(leaf_with(await make(tmp_path), newest))
+    async with opened(tmp_path) as store:
+        assert store.health.lost
+        assert (await put(store, "fresh")).last_row == RECORDS + 2
+
+
+async def test_rows_whose_batch_was_lost_go_out_in_another(tmp_path: Path) -> None:
+    await make(tmp_path)
+    async with opened(tmp_path) as store:
+        before = await take(store)
+    (tmp_path / DB).write_bytes(leaf_with((tmp_path / DB).read_bytes(), before.key))
+    async with opened(tmp_path) as store:
+        assert store.health.state is StoreState.RECOVERED
+        after = await take(store)
+        assert after.record_ids[: len(before.record_ids)] == before.record_ids
+        assert len(after.record_ids) > len(before.record_ids)
 
 
 async def test_lost_records_are_counted(tmp_path: Path) -> None:
