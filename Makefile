@@ -58,6 +58,10 @@ SEED ?= 1
 soak: setup ## run for SECONDS under random faults, then die KILLS times, and see that nothing is lost (SEED)
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --kills $(KILLS) --seed $(SEED)
 
+.PHONY: guards
+guards: setup ## remove each guard of tests/guards in turn and see its tests fail (WORDS chooses)
+	@$(BIN)/python tests/guards/remove.py $(WORDS)
+
 .PHONY: test-all
 test-all: setup ## run the tests on every Python from 3.11 that is found
 	@$(BIN)/python tests/every_python.py
