@@ -1,7 +1,9 @@
 """A random storm of faults by seed: what goes wrong, when the process is killed, and what it leaves behind."""
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -57,6 +59,7 @@ PAUSE_S = 0.05  # at most, between two pushes of one agent
 MAX_BEHIND = 2_000  # records on their way, beyond which nothing more is pushed
 BEHIND_S = 600.0
 UP_S = 30.0
+CALL_S = 120.0  # longer than any time the process is suspended for
 CONFIGURE_S = 5.0  # at most, between two configurations: each makes a closed gate probe at once
 
 
@@ -101,6 +104,7 @@ class Sample:
     fds: int
     wal_bytes: int
     ping_s: float
+    pushes: int  # answered by then
 
 
 @dataclass(slots=True)
@@ -115,6 +119,7 @@ class Storm:
     starts_s: list[float] = field(default_factory=list[float])
     push_s: list[float] = field(default_factory=list[float])
     samples: list[Sample] = field(default_factory=list[Sample])
+    began_at: float = field(default_factory=time.monotonic)
 
     @property
     def state_dir(self) -> Path:
@@ -156,12 +161,24 @@ class Storm:
         """Load a plugin that is not killed, and look at it from time to time."""
         load = asyncio.create_task(self.load(host))
         end = time.monotonic() + seconds
-        started_at = time.monotonic()
         while (left_s := end - time.monotonic()) > 0:
             await asyncio.wait({load}, timeout=min(every_s, left_s))
             if load.done():
                 await load
-            self.samples.append(await self._sample(host, time.monotonic() - started_at))
+            self.samples.append(await self._sample(host))
+        load.cancel()
+        with suppress(asyncio.CancelledError):
+            await load
+
+    async def suspend(self, host: LoopbackHost, seconds: float) -> None:
+        """Stop the process for so long, as a machine that sleeps does, while the load goes on."""
+        load = asyncio.create_task(self.load(host))
+        os.kill(host.pid, signal.SIGSTOP)
+        try:
+            await asyncio.wait({load}, timeout=seconds)
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        await host.call("ping", timeout_s=CALL_S)
         load.cancel()
         with suppress(asyncio.CancelledError):
             await load
@@ -193,7 +210,7 @@ class Storm:
         while True:
             made = self.oracle.make(self.rng.randint(1, 5), size=self.rng.choice((20, 200, 5_000)))
             began_at = time.monotonic()
-            await self.oracle.push(host, made, agent=agent)
+            await self.oracle.push(host, made, agent=agent, timeout_s=CALL_S)
             self.push_s.append(time.monotonic() - began_at)
             await asyncio.sleep(PAUSE_S * self.rng.random())
             await self.fleet.platform.wait_until(
@@ -209,9 +226,9 @@ class Storm:
     async def _configure(self, host: LoopbackHost) -> None:
         while True:
             await asyncio.sleep(CONFIGURE_S * self.rng.random())
-            await host.call("configure", {"config": self.fleet.config(**self._parts())})
+            await host.call("configure", {"config": self.fleet.config(**self._parts())}, timeout_s=CALL_S)
 
-    async def _sample(self, host: LoopbackHost, at_s: float) -> Sample:
+    async def _sample(self, host: LoopbackHost) -> Sample:
         began_at = time.monotonic()
         await host.call("ping")
         ping_s = time.monotonic() - began_at
@@ -219,11 +236,12 @@ class Storm:
         pages = int((process / "statm").read_text().split()[1])
         wal = self.state_dir / "agentic-sync.db-wal"
         return Sample(
-            at_s=at_s,
+            at_s=began_at - self.began_at,
             rss_bytes=pages * 4096,
             fds=len(list((process / "fd").iterdir())),
             wal_bytes=wal.stat().st_size if wal.exists() else 0,
             ping_s=ping_s,
+            pushes=len(self.push_s),
         )
 
 
