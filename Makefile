@@ -76,12 +76,25 @@ fuzz: setup .venv/fuzz ## fuzz the decoders of frames, messages and params, FUZZ
 	@for target in frames messages params; do echo "Fuzzing $$target for $(FUZZ_SECONDS) s ..."; \
 	  $(BIN)/python -m tests.fuzz.drive $$target $(FUZZ_SECONDS) || exit 1; done
 
+.venv-bench/ready: .tools/ready requirements-bench.lock pyproject.toml
+	@echo "Installing the benchmark's packages into .venv-bench ..."
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-bench
+	@$(UV) pip install --quiet --python .venv-bench/bin/python --require-hashes -r requirements-bench.lock
+	@$(UV) pip install --quiet --python .venv-bench/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+RUNS ?= 5
+.PHONY: bench
+bench: .venv-bench/ready ## measure against peers and floors; a part with ROW=presence (RUNS)
+	@.venv-bench/bin/python -m bench $(ROW) --runs $(RUNS)
+
 .PHONY: lock
 lock: .tools/ready ## resolve the dependencies anew
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements-tools.in -o requirements-tools.lock
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
 	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 --group fuzz -o requirements-fuzz.lock
+	$(UV) pip compile -q --upgrade --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev --group bench -o requirements-bench.lock
 
 .PHONY: clean
 clean: ## remove everything that make installed or wrote
