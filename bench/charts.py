@@ -18,7 +18,7 @@ LOG_FROM = 30.0  # bars further apart than this are drawn on a logarithmic axis
 
 def charts(tables: Sequence[Table]) -> dict[str, str]:
     """Return an SVG for each table that has something to compare, by its row's name."""
-    return {table.row: _svg(table) for table in tables if table.curves or len(table.figures) > 1}
+    return {table.row: _svg(table) for table in tables if table.drawn}
 
 
 def _svg(table: Table) -> str:

@@ -46,7 +46,7 @@ def _section(table: Table) -> Iterator[str]:
         yield f"| | {table.unit} | spread |\n|---|---:|---:|"
         yield from (_line(figure) for figure in table.figures)
         yield ""
-    if table.curves:
+    if table.drawn:
         yield f"![{table.title}](performance/{table.row}.svg)\n"
     yield from (f"- **{'met' if goal.met else 'missed'}**: {_sentence(goal)}" for goal in table.goals)
     yield f"\n{table.note}\n" if table.note else ""

@@ -58,6 +58,11 @@ class Table(Struct, frozen=True, kw_only=True):
     x: str = ""  # what the curves' x counts
     note: str = ""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is something to compare in a chart."""
+        return bool(self.curves) or len(self.figures) > 1
+
 
 def ratio(figures: Sequence[Figure], of: str, to: str) -> float:
     """Return the median of the rounds' ratios: both of a round saw the same machine."""
