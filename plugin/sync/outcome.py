@@ -128,6 +128,21 @@ def decide(outcome: Outcome, sent: Sent, gate: Gate, *, now_ms: int, rand: float
     return decision
 
 
+def overhear(answer: Answer, gate: Gate, *, now_ms: int) -> Gate:
+    """Return the gate after an answer to something other than a batch.
+
+    It tells nothing of pushes but a rate limit, which is the key's: that closes the gate, whatever it was closed for,
+    unless an earlier limit ends later.
+    """
+    at = _Moment(now_ms, 0.0)
+    wait_s = _limit_s(answer, at) if _kind(answer, at) is _Kind.LIMITED else _spent_s(answer, at)
+    if not wait_s:
+        return gate
+    limited = _limited(gate, wait_s, at)
+    lasts = gate.reason == RATE_LIMITED and (gate.until_ms or 0) >= (limited.until_ms or 0)
+    return gate if lasts else limited
+
+
 def _judge(outcome: Outcome, sent: Sent, gate: Gate, at: _Moment) -> Decision:
     match outcome:
         case NoAnswer():
@@ -239,10 +254,7 @@ def _closed(gate: Gate, state: GateState, reason: str, until_ms: int, failures: 
 
 
 def _open(gate: Gate, answer: Answer, at: _Moment) -> Gate:
-    opened = _ready(gate)
-    if answer.headers.get("x-ratelimit-remaining", "").strip() != "0":
-        return opened
-    wait_s = _reset_s(answer, at)
+    opened, wait_s = _ready(gate), _spent_s(answer, at)
     return _limited(opened, wait_s, at) if wait_s else opened
 
 
@@ -273,6 +285,12 @@ def _limit_s(answer: Answer, at: _Moment) -> float:
     if wait_s is None:
         wait_s = _reset_s(answer, at) or _DEFAULT_LIMIT_S
     return max(wait_s, _LEAST_LIMIT_S)
+
+
+def _spent_s(answer: Answer, at: _Moment) -> float:
+    """Return how long it is until there are calls again when this was the last one of a window; else 0."""
+    spent = answer.headers.get("x-ratelimit-remaining", "").strip() == "0"
+    return _reset_s(answer, at) if spent else 0.0
 
 
 def _reset_s(answer: Answer, at: _Moment) -> float:

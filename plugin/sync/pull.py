@@ -94,10 +94,12 @@ class Pull:
         if token is None or self._sender.limited:
             return None
         try:
-            return await platform.context(agent_id, since, token)
+            answer = await platform.context(agent_id, since, token)
         except (NoAnswer, BadEndpoint) as failure:
             self._tell(failure.message)
             return None
+        await self._sender.overhear(platform.url, answer)
+        return answer
 
     def _tell(self, problem: str | None) -> None:
         """Log what keeps context from coming, once for as long as it is the same, and when it comes again."""

@@ -15,12 +15,13 @@ from plugin.crash import point
 from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
 from plugin.retry import step_s
 from plugin.secret import Secret
-from plugin.store.interface import Batch, BatchChange, Failed, GateState, Store
+from plugin.store.interface import Batch, BatchChange, Failed, Gate, GateState, Store
 from plugin.sync import journal
 from plugin.sync.gate import GateView, LiveGate
-from plugin.sync.outcome import LONGEST_WAIT_S, Outcome, Sent, decide
+from plugin.sync.outcome import LONGEST_WAIT_S, Outcome, Sent, decide, overhear
 from plugin.sync.platform import Platform, request_body
 from plugin.sync.tally import Tallies
+from plugin.web import Answer
 
 LOOK_S = 30.0
 _MAX_FLIGHTS = 2
@@ -119,6 +120,25 @@ class Sender:
         self._wake.set()
         self._notify()
 
+    async def overhear(self, url: str, answer: Answer) -> None:
+        """Obey a rate limit in an answer of the platform at `url` to something other than a push."""
+        lane = self._lane
+        if url != lane.platform.url or overhear(answer, Gate(), now_ms=self._now_ms()) == Gate():
+            return
+        try:
+            gate = await self._load(lane)
+            before = gate.gate
+            gate.set(overhear(answer, before, now_ms=self._now_ms()))
+            # A probe under way was sent before the limit was known: what comes of it must not open the gate.
+            lane.prober = None
+            journal.gate_moved(before, gate.gate, url)
+            self._wake.set()
+            self._notify()
+            await self._store.set_gate(url, gate.gate)
+        except StoreUnavailable as error:
+            # The gate in memory holds it, if there is one; a store that is another process's has its own.
+            journal.store_failed(error, first=False)
+
     async def run(self) -> None:
         """Send until `stop`; wait first until this process owns the store."""
         if self._stopping:
@@ -166,24 +186,32 @@ class Sender:
         """Send what may be sent now; return how long there will be nothing to do."""
         await self._store.wait_ready()
         lane = self._lane
-        if lane.gate is None:
-            lane.gate = LiveGate(await self._store.gate(lane.platform.url), self._clock)
-            self._notify()
+        gate = await self._load(lane)
         while True:
-            hold_s = self._hold_s(lane, lane.gate)
+            hold_s = self._hold_s(lane, gate)
             if hold_s > 0:
                 return hold_s
-            batch = await self._claim(lane.platform.url, lane.gate)
+            batch = await self._claim(lane.platform.url, gate)
             if lane is not self._lane:
                 return 0.0
             if batch is None:
                 return await self._idle_s()
             # The gate may have closed while the store was asked; the batch is formed and stays.
-            hold_s = self._hold_s(lane, lane.gate)
+            hold_s = self._hold_s(lane, gate)
             token = lane.platform.token()
             if hold_s > 0 or token is None:
                 return hold_s
-            self._launch(group, lane, lane.gate, batch, token)
+            self._launch(group, lane, gate, batch, token)
+
+    async def _load(self, lane: _Lane) -> LiveGate:
+        """Return the lane's gate, as the store kept it when nobody asked before."""
+        if lane.gate is None:
+            stored = await self._store.gate(lane.platform.url)
+            # Somebody else may have asked meanwhile, and moved it.
+            if lane.gate is None:
+                lane.gate = LiveGate(stored, self._clock)
+                self._notify()
+        return lane.gate
 
     def _hold_s(self, lane: _Lane, gate: LiveGate) -> float:
         """Return how long no request may go, 0 when one may; the end of a request in flight wakes the loop anyway."""
@@ -233,10 +261,10 @@ class Sender:
         return min(max(due_ms / 1000 - self._clock.now(), _LEAST_WAIT_S), LONGEST_WAIT_S)
 
     def _launch(self, group: asyncio.TaskGroup, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret) -> None:
-        probe = not gate.open
-        lane.prober = batch.agent_id if probe else lane.prober
+        if not gate.open:
+            lane.prober = batch.agent_id
         lane.token = token
-        flight = group.create_task(self._fly(lane, gate, batch, token, probe=probe))
+        flight = group.create_task(self._fly(lane, gate, batch, token))
         self._flights[batch.agent_id] = flight
         # Not in a `finally` of the flight itself: one that is cancelled before it began would never get there.
         flight.add_done_callback(lambda _: self._landed(lane, batch.agent_id))
@@ -252,10 +280,11 @@ class Sender:
             lane.prober = None
             self._wake.set()
 
-    async def _fly(self, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret, *, probe: bool) -> None:
+    async def _fly(self, lane: _Lane, gate: LiveGate, batch: Batch, token: Secret) -> None:
         platform, body = lane.platform, request_body(batch)
-        sent = Sent(batch=batch, url=platform.url, payload_bytes=len(body), probe=probe)
         outcome = await self._ask(platform, batch, body, token)
+        probe = lane.prober == batch.agent_id
+        sent = Sent(batch=batch, url=platform.url, payload_bytes=len(body), probe=probe)
         before = gate.gate
         decision = decide(outcome, sent, before, now_ms=self._now_ms(), rand=self._rand())
         gate.set(decision.gate)

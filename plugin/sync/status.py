@@ -168,11 +168,13 @@ class Status:
     async def _ask(self, platform: Platform, agent_id: str, token: Secret) -> _Remote:
         try:
             async with asyncio.timeout(self._remote_timeout_s):
-                return _read(await platform.status(agent_id, token))
+                answer = await platform.status(agent_id, token)
         except TimeoutError:
             return _Remote(error=f"no answer within {self._remote_timeout_s:g} s", reached=False)
         except (NoAnswer, BadEndpoint) as failure:
             return _Remote(error=failure.message, reached=False)
+        await self._sender.overhear(platform.url, answer)
+        return _read(answer)
 
     def _answer(self, agent_id: str, local: _Local, said: _Remote) -> SyncStatus:
         counts, times = local.counts, local.times

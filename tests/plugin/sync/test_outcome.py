@@ -6,7 +6,7 @@ import pytest
 
 from plugin.errors import BadEndpoint, NoAnswer
 from plugin.store.interface import Acknowledged, Dead, Failed, Gate, GateState, SetApart, Split
-from plugin.sync.outcome import decide
+from plugin.sync.outcome import RATE_LIMITED, decide, overhear
 from plugin.web import Answer
 from tests.support.outcomes import NOW_MS, URL, acknowledgement, answer, batch, closed, outcome_of, sent
 
@@ -228,6 +228,37 @@ def test_the_last_call_of_a_window_counts_and_closes_the_gate_until_the_reset() 
 )
 def test_a_window_with_calls_left_or_no_reset_to_come_leaves_the_gate_open(headers: dict[str, str]) -> None:
     assert outcome_of(acknowledgement(3, headers)).gate == Gate(passes=1)
+
+
+@pytest.mark.parametrize(
+    ("heard", "waited"),
+    [
+        (answer(429), 60),
+        (answer(429, headers={"retry-after": "7"}), 7),
+        (answer(503, headers={"retry-after": "7"}), 7),
+        (answer(200, headers={"x-ratelimit-remaining": "0", "x-ratelimit-reset": "20"}), 20),
+        (answer(404, headers={"x-ratelimit-remaining": "0", "x-ratelimit-reset": "20"}), 20),
+    ],
+)
+@pytest.mark.parametrize("state", list(GateState))
+def test_a_limit_in_an_answer_to_something_else_closes_the_gate(heard: Answer, waited: int, state: GateState) -> None:
+    gate = Gate(passes=5, max_bytes=9) if state is GateState.READY else closed(state, failures=3, passes=5)
+    limited = overhear(heard, gate, now_ms=NOW_MS)
+    assert (limited.state, limited.reason, wait_s(limited)) == (GateState.WAITING, RATE_LIMITED, waited)
+    assert (limited.passes, limited.max_bytes) == (gate.passes, gate.max_bytes)
+    assert limited.failures == (3 if state is GateState.WAITING else 0)
+
+
+@pytest.mark.parametrize("heard", [answer(200), answer(401), answer(500), answer(503), answer(302), answer(422)])
+@pytest.mark.parametrize("gate", [Gate(), closed(), closed(GateState.PARKED, reason="unauthorised")])
+def test_nothing_else_in_an_answer_to_something_else_moves_the_gate(heard: Answer, gate: Gate) -> None:
+    assert overhear(heard, gate, now_ms=NOW_MS) == gate
+
+
+def test_a_limit_that_ends_later_is_not_cut_short_by_another() -> None:
+    first = overhear(answer(429, headers={"retry-after": "90"}), Gate(), now_ms=NOW_MS)
+    assert overhear(answer(429, headers={"retry-after": "5"}), first, now_ms=NOW_MS) == first
+    assert wait_s(overhear(answer(429, headers={"retry-after": "100"}), first, now_ms=NOW_MS)) == 100
 
 
 # -- parked -----------------------------------------------------------------------------------------------------------
