@@ -276,7 +276,8 @@ class Store(Protocol):
 
         Agents in `busy` are passed over (their request is in flight). Formed batches come before new ones, oldest
         first. Those with `failures` >= 3 and suspects that failed come after new ones, fewest failures first, so that
-        each is tried in turn. APART rows come last, once due; a time more than 310 s away has come: the clock jumped.
+        each is tried in turn; `Split` is recorded only for later failures. APART rows come last, once due; a time more
+        than 310 s away has come: the clock jumped.
         A batch holds one agent's oldest WAITING rows of one fleet node in row order, at most max_records and max_bytes
         of bodies (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
         `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent.

@@ -30,7 +30,10 @@ from plugin.web import Answer
 Outcome = Answer | NoAnswer | BadEndpoint
 
 APART_S = 300
-CULPRIT_FAILURES = 3
+# A batch that others pass is passed over from its 3rd 5xx on (the store's claim sees to that), so that it holds up
+# nobody; it is split only for its 5th. A proxy that times out answers 5xx for what the platform took, and halves, which
+# have other keys, would be taken once more: two tries under the same key, among others that pass, come in between.
+SPLIT_FAILURES = 5
 LONGEST_LIMIT_S = 3600.0
 LONGEST_WAIT_S = 310.0
 MAX_ANSWER_BYTES = 4096
@@ -219,7 +222,7 @@ def _broken(batch: Batch, gate: Gate, reason: str, at: _Moment) -> Decision:
     if batch.apart:
         return Decision(change=_apart(reason, at), gate=gate)
     others_pass = gate.passes > batch.passes_at_failure if batch.failures else gate.state is GateState.READY
-    if others_pass and batch.failures + 1 >= (1 if batch.suspect else CULPRIT_FAILURES):
+    if others_pass and batch.failures + 1 >= (1 if batch.suspect else SPLIT_FAILURES):
         culprit = _apart(reason, at) if len(batch.rows) == 1 else Split(suspect=True)
         return Decision(change=culprit, gate=_ready(gate))
     return Decision(change=Failed(counts=True), gate=_waiting(gate, reason, at))

@@ -105,15 +105,15 @@ def test_a_5xx_closes_the_gate_and_counts_against_the_batch(status: int) -> None
     assert (decision.gate.state, decision.gate.failures, decision.gate.passes) == (GateState.WAITING, 1, 9)
 
 
-def test_a_batch_that_fails_three_times_while_others_pass_is_split_and_the_gate_stays_open() -> None:
+def test_a_batch_that_fails_five_times_while_others_pass_is_split_and_the_gate_stays_open() -> None:
     gate = Gate(passes=8)
-    decision = outcome_of(answer(500), batch(failures=2, passes_at_failure=7), gate)
+    decision = outcome_of(answer(500), batch(failures=4, passes_at_failure=7), gate)
     assert decision.change == Split(suspect=True)
     assert decision.gate == gate
 
 
 def test_a_single_record_that_fails_while_others_pass_is_set_apart_for_300_s() -> None:
-    decision = outcome_of(answer(500), batch(1, failures=2, passes_at_failure=7), Gate(passes=8))
+    decision = outcome_of(answer(500), batch(1, failures=4, passes_at_failure=7), Gate(passes=8))
     assert decision.change == SetApart(due_ms=NOW_MS + 300_000, reason="the platform answered 500")
 
 
@@ -126,7 +126,7 @@ def test_a_suspect_is_split_at_its_first_failure() -> None:
 @pytest.mark.parametrize(
     ("failures", "passes_at_failure", "gate"),
     [
-        (1, 7, Gate(passes=8)),  # not often enough
+        (3, 7, Gate(passes=8)),  # not often enough
         (9, 8, Gate(passes=8)),  # nothing passed since
     ],
 )
@@ -145,7 +145,7 @@ def test_a_suspect_that_fails_as_the_probe_is_not_split_before_another_passed() 
 
 
 def test_a_culprit_opens_the_gate_that_it_closed() -> None:
-    decision = outcome_of(answer(500), batch(failures=2, passes_at_failure=7), closed(failures=2, passes=8))
+    decision = outcome_of(answer(500), batch(failures=4, passes_at_failure=7), closed(failures=2, passes=8))
     assert decision.change == Split(suspect=True)
     assert decision.gate == Gate(passes=8)
 

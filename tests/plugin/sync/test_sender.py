@@ -315,6 +315,20 @@ async def test_a_record_that_breaks_the_platform_is_set_apart_and_holds_up_nobod
         assert await one.rows() == ()
 
 
+async def test_a_batch_whose_answers_are_lost_in_a_proxy_four_times_is_not_sent_as_halves(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.menu.add(Status(code=504), times=4, agent="slow", applied=True)
+        await one.push("a", "b", "c", "d", agent="slow")
+        for number in range(8):
+            await one.push(f"other{number}", agent="other")
+            await one.advance_until(lambda number=number: has(f"other{number}" in one.delivered()))
+        await one.advance_until(one.drained)
+        keys = [push.key for push in one.platform.pushes if push.agent == "slow"]
+        assert len(keys) == 5
+        assert len(set(keys)) == 1
+        assert [name for name in one.delivered() if name in "abcd"] == ["a", "b", "c", "d"]
+
+
 def alone_requests(one: World, record_id: str) -> list[float]:
     """When a record was sent in a request of its own."""
     return [push.at for push in one.platform.pushes if push.ids == (record_id,)]
