@@ -238,7 +238,8 @@ def _sync(handlers: Handlers) -> list[Method[Any]]:
             timeout_ms=35_000,
             idempotent=True,
             title="Pull fleet context",
-            description="Fetch fleet context into the cache; answer from the cache when the platform can't be reached.",
+            description="Fetch fleet context into the cache; answer from the cache when the platform can't be reached, "
+            "or hasn't answered after 5 s.",
         ),
         Method(
             name="agentic.sync.status",

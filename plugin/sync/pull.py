@@ -1,5 +1,6 @@
 """`agentic.sync.pull`: fleet context comes back, and stays readable offline."""
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from plugin.sync.sender import Sender
 from plugin.web import Answer
 
 MAX_ROWS = 1000
+PATIENCE_S = 5.0
 
 _LOG = logging.getLogger(__name__)
 _KEYS = ("context", "items", "memories")
@@ -52,7 +54,10 @@ class PullResult(Struct, frozen=True, kw_only=True):
 class Pull:
     """Serve the action for any number of callers at once."""
 
-    def __init__(self, *, store: Store, sender: Sender, scope: Scope, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, sender: Sender, scope: Scope, clock: Clock, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._patience_s = patience_s
         self._store = store
         self._sender = sender
         self._scope = scope
@@ -62,6 +67,7 @@ class Pull:
     async def __call__(self, params: PullParams) -> PullResult:
         """Return fresh rows and keep them, or the kept ones when the platform gives none.
 
+        With rows kept from an earlier pull, the platform is waited for 5 s at most.
         StoreUnavailable only when neither can be had.
         """
         agent_id = agent_of(params.agent_id, params.agent_id_dashed, params.arg, default=self._scope.config.agent_id)
@@ -93,13 +99,26 @@ class Pull:
         token = platform.token()
         if token is None or self._sender.limited:
             return None
+        patience_s = self._patience_s if await self._has_cache(platform, agent_id) else None
         try:
-            answer = await platform.context(agent_id, since, token)
+            async with asyncio.timeout(patience_s):
+                answer = await platform.context(agent_id, since, token)
+        except TimeoutError:
+            self._tell(f"no answer within {self._patience_s:g} s")
+            return None
         except (NoAnswer, BadEndpoint) as failure:
             self._tell(failure.message)
             return None
         await self._sender.overhear(platform.url, answer)
         return answer
+
+    async def _has_cache(self, platform: Platform, agent_id: str) -> bool:
+        try:
+            cached = await self._store.context(platform.url, agent_id, now_ms=round(self._clock.now() * 1000))
+        except StoreUnavailable:
+            # What cannot be read answers nobody: the platform may take its time.
+            return False
+        return cached.fetched_ms is not None
 
     def _tell(self, problem: str | None) -> None:
         """Log what keeps context from coming, once for as long as it is the same, and when it comes again."""

@@ -10,9 +10,10 @@ import pytest
 
 from plugin.errors import BadParams, StoreUnavailable
 from plugin.loopback import faults
-from plugin.loopback.faults import Cut, Reset, RetryAfter, Status
+from plugin.loopback.faults import Cut, Delay, Hang, Reset, RetryAfter, Status
 from plugin.store.interface import Store
-from plugin.sync.pull import PullParams, PullResult, recognise
+from plugin.sync.platform import Platform, Scope
+from plugin.sync.pull import Pull, PullParams, PullResult, recognise
 from tests.support.clock import FakeClock
 from tests.support.outcomes import answer
 from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, world
@@ -220,6 +221,46 @@ async def test_a_closed_gate_is_no_reason_not_to_ask(tmp_path: Path) -> None:
         await one.push("a")
         assert not one.open
         assert not (await pull(one)).stale
+
+
+async def test_a_platform_that_hangs_is_waited_for_a_moment_when_there_is_a_cache(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.context_rows = [row("a")]
+        await pull(one)
+        one.platform.menu.add(Hang(), times=None, route="context")
+        result = await impatient(one, patience_s=0.02)
+        assert (ids(result), result.stale) == (["a"], True)
+
+
+async def test_a_platform_that_is_slow_is_waited_for_when_there_is_no_cache(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.platform.context_rows = [row("a")]
+        one.platform.menu.add(Delay(seconds=10), times=None, route="context")
+        asking = one.tasks.create_task(impatient(one, patience_s=0))
+        await one.platform.wait_until(lambda server: len(server.arrivals) == 1)
+        await one.clock.advance(10)
+        assert not (await asking).stale
+
+
+async def test_a_cache_that_cannot_be_read_is_no_cache(tmp_path: Path) -> None:
+    def broken(store: Store) -> Store:
+        troubled = TroubledStore(store)
+        troubled.full = {"context"}
+        return troubled.as_store()
+
+    async with world(tmp_path, wrap=broken) as one:
+        one.platform.context_rows = [row("a")]
+        assert ids(await pull(one)) == ["a"]
+
+
+async def impatient(one: World, *, patience_s: float) -> PullResult:
+    """Pull with hardly any patience."""
+    scope = Scope(one.config, Platform.of(one.config, {}))
+    pull = Pull(store=one.store, sender=one.service.sender, scope=scope, clock=one.clock, patience_s=patience_s)
+    try:
+        return await pull(PullParams())
+    finally:
+        await scope.platform.retire()
 
 
 async def test_what_keeps_context_from_coming_is_logged_once_and_its_end_once(
