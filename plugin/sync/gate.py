@@ -8,7 +8,10 @@ from plugin.sync.outcome import LONGEST_LIMIT_S, LONGEST_WAIT_S, RATE_LIMITED
 
 
 class GateView(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The gate as a person sees it; `until` is when the next probe may go."""
+    """The gate as a person sees it; `until` is when the next probe may go.
+
+    Without it, it may go now: with the next work there is.
+    """
 
     state: GateState
     reason: str | UnsetType = UNSET
@@ -62,5 +65,6 @@ class LiveGate:
         # A limit whose time is over holds up nobody: it must not be shown until the next push happens to come.
         if self.open or (self._gate.reason == RATE_LIMITED and not self.limited()):
             return GateView(state=GateState.READY)
-        until_ms = round((self._clock.now() + self.wait_s) * 1000)
-        return GateView(state=self._gate.state, reason=self._gate.reason or UNSET, until=rfc3339(until_ms))
+        wait_s = self.wait_s
+        until = rfc3339(round((self._clock.now() + wait_s) * 1000)) if wait_s else UNSET
+        return GateView(state=self._gate.state, reason=self._gate.reason or UNSET, until=until)

@@ -46,7 +46,10 @@ class StoreView(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SyncStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How sync stands: `in_flight` counts requests, `ledger` records that the platform has, `bytes` what is queued."""
+    """How sync stands: `in_flight` counts requests, `ledger` records that the platform has, `bytes` what is queued.
+
+    `enabled` is the setting `sync.enabled`: while it is false, nothing is sent.
+    """
 
     agent_id: str
     status: str
@@ -56,6 +59,7 @@ class SyncStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     bytes: int
     ledger: int
     in_flight: int
+    enabled: bool
     gate: GateView
     store: StoreView
     last_push_at: str | UnsetType = UNSET
@@ -187,6 +191,7 @@ class Status:
             bytes=counts.bytes,
             ledger=local.ledger,
             in_flight=self._sender.in_flight,
+            enabled=self._scope.config.sync.enabled,
             gate=self._sender.gate,
             store=_store_view(self._store.health),
             last_push_at=said.last_push_at or _time(times.last_push_ms),

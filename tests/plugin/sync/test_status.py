@@ -11,11 +11,12 @@ from plugin.loopback import faults
 from plugin.loopback.faults import Hang, RateLimit, Reset
 from plugin.loopback.faults import Status as Said
 from plugin.store.interface import Gate, GateState, Store, StoreHealth, StoreState
+from plugin.sync.gate import GateView, LiveGate
 from plugin.sync.platform import Platform, Scope
 from plugin.sync.pull import PullParams
 from plugin.sync.status import Status, StatusParams, SyncStatus
-from tests.support.clock import settle
-from tests.support.sync import TOKEN, World, world
+from tests.support.clock import FakeClock, settle
+from tests.support.sync import TOKEN, World, configuration, world
 from tests.support.trouble import TroubledStore
 
 
@@ -42,6 +43,7 @@ async def test_without_a_token_everything_is_known_from_here(tmp_path: Path) -> 
             "dead": 0,
             "ledger": 0,
             "in_flight": 0,
+            "enabled": True,
             "gate": {"state": "ready"},
             "store": {"state": "ok"},
             "oldest_queued_at": "2023-11-14T22:13:20.000Z",
@@ -200,6 +202,23 @@ async def test_a_closed_gate_that_nothing_is_left_to_probe_is_not_asked_for_ever
         answer = await status(one)
         assert answer.status == "idle"
         assert answer.remote_error is msgspec.UNSET
+
+
+@pytest.mark.parametrize("state", [GateState.PARKED, GateState.WAITING])
+async def test_a_closed_gate_names_a_time_only_as_long_as_that_is_to_come(state: GateState) -> None:
+    clock = FakeClock()
+    stored = Gate(state=state, reason="unauthorised", until_ms=round(clock.now() * 1000) + 60_000, failures=1)
+    gate = LiveGate(stored, clock)
+    assert gate.view() == GateView(state=state, reason="unauthorised", until="2023-11-14T22:14:20.000Z")
+    await clock.advance(60)
+    assert gate.view() == GateView(state=state, reason="unauthorised")
+
+
+async def test_that_sync_is_switched_off_is_said(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"enabled": False}) as one:
+        assert not (await status(one)).enabled
+        await one.service.reconfigure(configuration(tmp_path, one.platform.url))
+        assert (await status(one)).enabled
 
 
 async def test_another_token_is_asked_with_at_once(tmp_path: Path) -> None:
