@@ -31,15 +31,23 @@ class Follower:
         # A cancelled caller leaves its thread behind: the next write must wait for it.
         self._writing = threading.Lock()
         self._written: tuple[int, ...] | None = None
+        self._begun = False
+        self._gone = False
         self._failing = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled; the folder must be this process's."""
+        self._begun = True
         while True:
             changed = self._sender.changed
             await self.update()
             await changed.wait()
             await self._clock.sleep(_LEAST_WAIT_S)
+
+    async def finish(self) -> None:
+        """Write the queue once more at the end, if this process came to follow it."""
+        if self._begun:
+            await self.update()
 
     async def update(self) -> None:
         """Write the queue as it is now, unless the file has it already; trouble is logged once, and tried again."""
@@ -55,12 +63,18 @@ class Follower:
             _LOG.log(level, "queue.json cannot follow the queue", extra={"fields": {"problem": str(error)}})
 
     async def _let_go(self) -> None:
-        """Remove what was written once nobody keeps it in step: a reader would take delivered work for waiting."""
-        if self._written is not None:
-            await asyncio.to_thread(self._write, [])
-            self._written = None
+        """Remove what was written, also by an earlier run, once nobody keeps it in step.
+
+        A reader would take delivered work for waiting. A store that took nothing over never wrote the file.
+        """
+        if self._gone:
+            return
+        if await self._store.imported(MARK):
+            await asyncio.to_thread(self._remove)
+        self._gone, self._written = True, None
 
     async def _follow(self) -> None:
+        self._gone = False
         rows = await self._rows()
         numbers = tuple(row.row for row in rows)
         if numbers != self._written:
@@ -74,6 +88,10 @@ class Follower:
             rows.extend(row for row in page if row.state is not RowState.DEAD)
             after = page[-1].row
         return rows
+
+    def _remove(self) -> None:
+        with self._writing:
+            self._mirror.remove()
 
     def _write(self, rows: list[QueueRow]) -> None:
         with self._writing:

@@ -12,6 +12,10 @@ from plugin.clock import rfc3339
 from plugin.store.interface import QueueRow
 from plugin.sync.record import UNSET_TIME
 
+# A mirror's entries begin with who wrote them. The Go agent reads over that and writes no such thing.
+_MARK = {"written_by": "agentic-sync"}
+_HEAD = b"[" + msgspec.json.encode(_MARK)[:-1]
+
 
 def export_queue(rows: Iterable[QueueRow]) -> bytes:
     """Return rows as the Go agent's queue: a JSON list with an entry for each push.
@@ -19,6 +23,10 @@ def export_queue(rows: Iterable[QueueRow]) -> bytes:
     Rows in a run that share agent, fleet node and time are one entry. The records are the stored bytes, so importing
     the export gives the same records.
     """
+    return msgspec.json.encode(_entries(rows))
+
+
+def _entries(rows: Iterable[QueueRow]) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     for (agent_id, node, queued_ms), group in groupby(
         rows, key=lambda row: (row.agent_id, row.fleet_node_id, row.queued_ms)
@@ -30,7 +38,7 @@ def export_queue(rows: Iterable[QueueRow]) -> bytes:
         entry["queued_at"] = rfc3339(queued_ms)
         entry["next_attempt"] = UNSET_TIME
         entries.append(entry)
-    return msgspec.json.encode(entries)
+    return entries
 
 
 class Mirror:
@@ -49,12 +57,23 @@ class Mirror:
         if not self._ours:
             self._set_aside()
             self._ours = True
-        data = export_queue(rows)
-        if data == b"[]":
-            self._path.unlink(missing_ok=True)
+        entries = [_MARK | entry for entry in _entries(rows)]
+        if entries:
+            self._replace(msgspec.json.encode(entries))
         else:
-            self._replace(data)
+            self._path.unlink(missing_ok=True)
         _sync_folder(self._path.parent)
+
+    def remove(self) -> None:
+        """Remove the file if a mirror wrote it, also one of an earlier run; raises OSError when the disk refuses."""
+        try:
+            with self._path.open("rb") as file:
+                ours = file.read(len(_HEAD)) == _HEAD
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if ours:
+            self._path.unlink(missing_ok=True)
+            _sync_folder(self._path.parent)
 
     def _replace(self, data: bytes) -> None:
         part = self._path.with_name(f"{self._path.name}.tmp.{secrets.token_hex(4)}")

@@ -479,14 +479,41 @@ def test_what_was_exported_imports_to_the_same_records(core: Core) -> None:
     ] == [(one.agent_id, one.record_id, one.fingerprint, one.body, one.fleet_node_id, one.queued_ms) for one in ROWS]
 
 
+def mirrored(path: Path) -> bytes:
+    """Return what a mirror holds but the marks of who wrote it."""
+    entries = json.loads(path.read_bytes())
+    assert {one.pop("written_by") for one in entries} == {"agentic-sync"}
+    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def test_only_what_a_mirror_wrote_is_removed(core: Core) -> None:
+    path = core.sync / "queue.json"
+    mirror = Mirror(path)
+    mirror.remove()
+    mirror.write(ROWS)
+    Mirror(path).remove()
+    assert not path.exists()
+    for data in (export_queue(ROWS), b"", b"[]", b"{"):
+        path.write_bytes(data)
+        mirror.remove()
+        assert path.read_bytes() == data
+
+
+def test_what_was_mirrored_imports_like_what_was_exported(core: Core) -> None:
+    Mirror(core.sync / "queue.json").write(ROWS)
+    state, problems = core.read()
+    assert problems == ()
+    assert [record.body for _, record, _ in state.queue] == [one.body for one in ROWS]
+
+
 def test_a_mirror_follows_the_queue_for_its_owner_alone(core: Core) -> None:
     path = core.sync / "queue.json"
     mirror = Mirror(path)
     mirror.write(ROWS)
-    assert path.read_bytes() == export_queue(ROWS)
+    assert mirrored(path) == export_queue(ROWS)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     mirror.write(ROWS[:1])
-    assert path.read_bytes() == export_queue(ROWS[:1])
+    assert mirrored(path) == export_queue(ROWS[:1])
     mirror.write(())
     mirror.write(())
     assert list(core.sync.iterdir()) == []

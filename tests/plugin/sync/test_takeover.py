@@ -3,12 +3,15 @@
 import asyncio
 import json
 import logging
+import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from plugin.store.interface import Store
 from plugin.sync.mirror import export_queue
+from plugin.sync.service import SyncService
 from tests.support.clock import settle
 from tests.support.sync import World, configuration, dispatches, finish, has, world
 from tests.support.trouble import TroubledStore
@@ -106,7 +109,8 @@ async def test_the_queue_file_follows_the_queue(tmp_path: Path) -> None:
         await written(one, ["a"])
         await one.push("bad")
         await written(one, ["a", "bad"])
-        assert queue_file(one).read_bytes() == export_queue(await one.rows())
+        exported = json.loads(export_queue(await one.rows()))
+        assert json.loads(queue_file(one).read_bytes()) == [{"written_by": "agentic-sync"} | one for one in exported]
         one.platform.poison = {"bad"}
         await one.platform.up()
         await one.advance_until(one.drained)
@@ -156,6 +160,58 @@ async def test_a_queue_file_that_nobody_keeps_in_step_any_more_is_removed(tmp_pa
         assert [row.record_id for row in await one.rows()] == ["a"]
         await one.service.reconfigure(one.config)
         await written(one, ["a"])
+
+
+async def test_a_queue_file_of_an_earlier_run_is_removed_at_a_start_without_the_setting(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"mirror_json": True}) as one:
+        await one.platform.down()
+        await one.push("a")
+        await written(one, ["a"])
+    async with world(tmp_path) as one:
+        await one.platform.down()
+        await written(one, None)
+        assert [row.record_id for row in await one.rows()] == ["a"]
+
+
+async def test_a_queue_file_that_the_go_agent_wrote_is_never_removed(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"mirror_json": True}) as one:
+        await one.platform.down()
+        await one.push("a")
+        await written(one, ["a"])
+        leave(tmp_path)
+        await one.service.reconfigure(configuration(tmp_path, one.platform.url))
+        await one.clock.advance(5)
+        await one.quiet()
+        assert read(queue_file(one)) == ["q1"]
+    async with world(tmp_path) as one:
+        await one.push("b")
+        await one.clock.advance(5)
+        await one.service.stop(1)
+        assert read(queue_file(one)) == ["q1"]
+
+
+async def test_a_queue_file_of_another_store_is_left_alone(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"mirror_json": True}) as one:
+        await one.platform.down()
+        await one.push("a")
+        await written(one, ["a"])
+    shutil.rmtree(tmp_path / "state")
+    async with world(tmp_path, sync={"import_core_state": False}) as one:
+        await one.push("b")
+        await one.service.stop(1)
+        assert read(queue_file(one)) == ["a"]
+
+
+async def test_who_does_not_own_the_folder_leaves_the_queue_file_to_who_does(tmp_path: Path) -> None:
+    async with world(tmp_path, sync={"mirror_json": True}) as one:
+        await one.platform.down()
+        await one.push("a")
+        await written(one, ["a"])
+        config = configuration(tmp_path, one.platform.url)
+        rng = Random(7)  # noqa: S311  spreads waits, guards nothing
+        other = SyncService(store=one.store, config=config, environ={}, clock=one.clock, rng=rng)
+        await other.stop(1)
+        assert read(queue_file(one)) == ["a"]
 
 
 async def test_a_go_queue_that_was_not_taken_over_is_never_overwritten(tmp_path: Path) -> None:
