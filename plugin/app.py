@@ -310,7 +310,7 @@ class App:
 
     async def presence_status(self, _context: Context, params: PresenceStatusParams) -> PresenceStatus:
         """Say what every guild shows."""
-        return (await self._started()).presence.status(params.agent_id)
+        return (await self._started()).presence_status(params.agent_id)
 
     async def presence_refresh(self, _context: Context, params: RefreshParams) -> RefreshResult:
         """Send every status again."""

@@ -11,8 +11,10 @@ from typing import Self
 from plugin.clock import Clock
 from plugin.config import Config
 from plugin.host import AgentStates
+from plugin.presence.report import Taken
 from plugin.presence.service import Presence
-from plugin.store.interface import Store
+from plugin.presence.status import PresenceStatus
+from plugin.store.interface import Store, StoreState
 from plugin.store.sqlite import open_store
 from plugin.sync.service import SyncService
 
@@ -54,6 +56,13 @@ class Services:
         """Take a new configuration while everything runs."""
         await self.sync.reconfigure(config)
         await self.presence.reconfigure(config)
+
+    def presence_status(self, agent_id: str | None) -> PresenceStatus:
+        """Say how presence stands, and who has it when another process has the state folder."""
+        health = self.store.health
+        in_use = health.state is StoreState.IN_USE
+        taken = Taken(reason=health.reason or health.state, pid=health.pid) if in_use else None
+        return self.presence.status(agent_id, taken=taken)
 
     async def stop(self, *, idle: Callable[[float], Awaitable[None]], deadline_s: float) -> None:
         """Let requests finish, record what is in flight, set presence offline: all within `deadline_s`.

@@ -30,6 +30,14 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Another process has the state folder, and presence with it; `reason` is for a person."""
+
+    reason: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """What an agent's report depends on beside the agent: `off` says why presence is off, gates are by guild."""
 
@@ -47,7 +55,7 @@ def date(wall: float) -> str:
 def agent_status(agent_id: str, member: Member, agent: Agent | None, around: Around) -> AgentStatus:
     """Describe one bound agent."""
     identity = _identity(member, agent, around.off)
-    shown = agent if agent is not None and agent.active else None
+    shown = agent if agent is not None and agent.active and around.off is None else None
     reading = None if shown is None else shown.reading
     return AgentStatus(
         agent_id=agent_id,

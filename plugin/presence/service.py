@@ -5,6 +5,8 @@ import logging
 import random
 from collections.abc import Coroutine, Iterable, Mapping
 
+from msgspec import UNSET
+
 from plugin.clock import Clock, wait_until_set
 from plugin.config import Config
 from plugin.host import AgentStates
@@ -14,7 +16,7 @@ from plugin.presence.cell import Cell
 from plugin.presence.center import Center
 from plugin.presence.fabric import OpenFabric, WebFabric
 from plugin.presence.guild import Guild, Surroundings, Verdict
-from plugin.presence.report import Around, Now, agent_status, date, guild_status
+from plugin.presence.report import Around, Now, Taken, agent_status, date, guild_status
 from plugin.presence.roster import Roster, members, off
 from plugin.presence.state import Status
 from plugin.presence.status import LeaveReport, PresenceStatus, RefreshResult
@@ -152,10 +154,13 @@ class Presence:
             self._tickets.remove(ticket)
         return RefreshResult(sent=ticket.sent, failed=ticket.failed, pending=ticket.pending)
 
-    def status(self, agent_id: str | None = None) -> PresenceStatus:
-        """Say what every guild is to show and what it confirmed, of one agent or of all that are bound."""
+    def status(self, agent_id: str | None = None, *, taken: Taken | None = None) -> PresenceStatus:
+        """Say what every guild is to show and what it confirmed, of one agent or of all that are bound.
+
+        `taken` is why presence is off here although the configuration has it on: it is another process's.
+        """
         now = Now(monotonic=self._clock.monotonic(), wall=self._clock.now())
-        why = off(self._config)
+        why = off(self._config) or (taken and taken.reason)
         bound = {name: who for name, who in members(self._config).items() if agent_id in {None, name}}
         agents = self._roster.agents
         by_guild: dict[str, list[Cell]] = {}
@@ -174,6 +179,8 @@ class Presence:
             ],
             last_tick_at=None if self._watch.last_tick_at is None else date(self._watch.last_tick_at),
             tick_ms=None if tick_s is None else round(tick_s * 1000, 3),
+            off=UNSET if why is None else why,
+            pid=UNSET if taken is None or taken.pid is None else taken.pid,
         )
 
     async def leave(self, deadline_s: float) -> LeaveReport:

@@ -103,9 +103,14 @@ class GuildStatus(Struct, frozen=True, kw_only=True):
 
 
 class PresenceStatus(Struct, frozen=True, kw_only=True):
-    """Everything that is shown where; `last_tick_at` is when the host was last asked about its agents."""
+    """Everything that is shown where; `last_tick_at` is when the host was last asked about its agents.
+
+    `off` says why nothing is sent for anybody, `pid` which other process has the state folder, and presence with it.
+    """
 
     agents: list[AgentStatus]
     guilds: list[GuildStatus]
     last_tick_at: str | None
     tick_ms: float | None
+    off: str | UnsetType = UNSET
+    pid: int | UnsetType = UNSET

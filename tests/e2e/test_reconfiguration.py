@@ -124,6 +124,9 @@ async def test_a_second_plugin_says_who_has_the_folder_sends_nothing_and_takes_o
     status = await second.call("agentic.sync.status")
     assert field(field(status, "store"), "state") == "in_use"
     assert field(field(status, "store"), "pid") == first.pid
+    presence = await second.call("agentic.presence.status")
+    assert field(presence, "pid") == first.pid
+    assert str(first.pid) in str(field(presence, "off"))
     with pytest.raises(RpcError) as caught:
         await second.call("agentic.sync.push", {"dispatches": [dispatch(2)]})
     assert caught.value.code == -32014
@@ -132,6 +135,7 @@ async def test_a_second_plugin_says_who_has_the_folder_sends_nothing_and_takes_o
     await first.call("agentic.sync.push", {"dispatches": [dispatch(1)]})
     await first.kill()
     await second.wait_for_reads("codex", 1)
+    assert "off" not in cast("dict[str, object]", await second.call("agentic.presence.status"))
     answer = await second.call("agentic.sync.push", {"dispatches": [dispatch(3)]})
     assert field(answer, "count") == 1
     assert await second.stop() == 0

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 
+import msgspec
 import pytest
 
 from plugin.config import Config
+from plugin.presence.report import Taken
 from plugin.presence.roster import off
 from plugin.presence.status import AgentStatus, CellStatus, GateStatus, GuildStatus, RefreshResult
 from tests.support.clock import settle
@@ -90,12 +92,32 @@ async def test_presence_that_is_off_waits_says_so_and_can_be_turned_on(config: C
     setting = Setting(config)
     async with running(setting):
         assert agent(setting).identity == "off"
+        assert setting.presence.status().off == off(config)
         assert (agent(setting).guilds[0].state, agent(setting).guilds[0].reason) == ("parked", off(config))
         assert setting.presence.status().guilds == []
         assert await refreshed(setting) == RefreshResult(sent=0, failed=0, pending=0)
         await setting.presence.reconfigure(configured(ONE))
         await setting.after(0.1)
         assert setting.bench.shown("ada", "g1") == "idle"
+
+
+@pytest.mark.parametrize("config", [configured(ONE), configured(ONE, enabled=False)])
+async def test_presence_in_a_folder_that_another_process_has_says_which_one(config: Config) -> None:
+    setting = Setting(config)  # it does not run: that begins when the other one ends
+    taken = Taken(reason="/state is in use (pid 4711)", pid=4711)
+    status = setting.presence.status(taken=taken)
+    why = off(config) or taken.reason
+    assert (status.off, status.pid) == (why, 4711)
+    (found,) = status.agents
+    assert (found.identity, found.guilds[0].state, found.guilds[0].reason) == ("off", "parked", why)
+
+
+async def test_presence_that_is_on_has_no_reason_to_be_off() -> None:
+    setting = Setting(configured(ONE))
+    async with running(setting):
+        status = setting.presence.status()
+        assert status.off is status.pid is msgspec.UNSET
+        assert status.agents[0].guilds[0].state == "in_sync"
 
 
 async def test_an_agent_that_was_not_read_yet_is_pending() -> None:
