@@ -305,6 +305,7 @@ class Presence:
         self._spawn(self._around.fabric.drop(guild_id))
 
     def _summarise(self) -> None:
+        self._troubles.tell()
         sent, failed = self._sent, self._failed
         # What fails is told by the troubles; a line for every turn of an outage would be a flood.
         if sent:

@@ -240,3 +240,18 @@ async def test_trouble_is_logged_when_it_starts_and_when_it_is_over(caplog: pyte
         ("WARNING", "a guild does not take presence"),
         ("INFO", "a guild takes presence again"),
     ]
+
+
+async def test_agents_that_a_guild_refuses_at_once_are_a_line_each_turn_and_status_tells_of_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "plugin.presence.trouble")
+    everybody = [f"agent-{number}" for number in range(200)]
+    setting = Setting(configured([(name, "g1") for name in everybody]))
+    setting.bench.always["g1"] = Reply(status=403)
+    async with running(setting):
+        await setting.after(90)
+        told = [record.__dict__["fields"]["affected"] for record in caplog.records]
+        assert (told[0], told[-1]) == (1, 200)
+        assert len(told) <= 4
+        assert {one.guilds[0].reason for one in setting.presence.status().agents} == {"http_403"}

@@ -55,21 +55,71 @@ async def test_one_that_does_not_repeat_is_logged_once_while_it_lasts(
     assert lines(caplog) == [("ERROR", "it is odd", 1)]
 
 
-def test_each_who_is_newly_affected_is_logged_and_it_ends_with_the_last(
+def test_those_who_join_a_trouble_are_one_line_with_their_number_and_it_ends_with_the_last(
     troubles: Troubles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for who in ("ada", "bob", "ada"):
+    everybody = [f"agent-{number}" for number in range(1_000)]
+    for who in everybody:
         troubles.add(LASTING, where="g1", who=who, reason="x")
-    assert len(lines(caplog)) == 2
-    troubles.end(LASTING, where="g1", who="ada")
+    assert affected(caplog) == [("x", 1)]
+    troubles.tell()
+    troubles.tell()
+    assert affected(caplog) == [("x", 1_000)]
+    for who in everybody[:-1]:
+        troubles.end(LASTING, where="g1", who=who)
+    troubles.tell()
     assert lines(caplog) == []
+    troubles.end(LASTING, where="g1", who=everybody[-1])
+    assert lines(caplog) == [("INFO", "it is well", 1_000)]
+
+
+def test_each_reason_is_a_line_of_its_own_once_however_often_it_changes(
+    troubles: Troubles, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        for reason in ("x", "y"):
+            for who in ("ada", "bob"):
+                troubles.add(LASTING, where="g1", who=who, reason=reason)
+            troubles.tell()
+    assert affected(caplog) == [("x", 1), ("x", 2), ("y", 1), ("y", 2)]
+    troubles.end(LASTING, where="g1", who="ada")
     troubles.end(LASTING, where="g1", who="bob")
-    assert [text for _, text, _ in lines(caplog)] == ["it is well"]
+    assert lines(caplog) == [("INFO", "it is well", 12)]
+
+
+def test_of_those_who_joined_the_ones_that_are_well_again_are_not_told(
+    troubles: Troubles, caplog: pytest.LogCaptureFixture
+) -> None:
+    for who in ("ada", "bob", "cyd"):
+        troubles.add(LASTING, where="g1", who=who, reason="x")
+    troubles.end(LASTING, where="g1", who="cyd")
+    troubles.tell()
+    troubles.add(LASTING, where="g1", who="dan", reason="x")
+    troubles.end(LASTING, where="g1", who="dan")
+    troubles.tell()
+    assert affected(caplog) == [("x", 1), ("x", 2)]
+
+
+def test_who_was_well_and_is_not_again_is_news(troubles: Troubles, caplog: pytest.LogCaptureFixture) -> None:
+    for who in ("ada", "bob"):
+        troubles.add(LASTING, where="g1", who=who, reason="x")
+    troubles.tell()
+    troubles.end(LASTING, where="g1", who="ada")
+    troubles.add(LASTING, where="g1", who="ada", reason="x")
+    troubles.tell()
+    assert affected(caplog) == [("x", 1), ("x", 2), ("x", 2)]
+
+
+def affected(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
+    fields = [record.__dict__["fields"] for record in caplog.records]
+    caplog.clear()
+    return [(line["reason"], line["affected"]) for line in fields]
 
 
 def test_a_trouble_of_many_is_one_line(troubles: Troubles, caplog: pytest.LogCaptureFixture) -> None:
     for who in ("ada", "bob", "cyd"):
-        troubles.add(MASS, where="host", who=who, reason="x")
+        troubles.add(MASS, where="host", who=who, reason=f"{who} is not known")
+    troubles.tell()
     assert len(lines(caplog)) == 1
 
 
