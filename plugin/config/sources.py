@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_origin
 
 import msgspec
 import platformdirs
@@ -117,6 +117,8 @@ def _parse(text: str, key: Key, reading: Reading) -> object:
         value = _WORDS.get(text.lower(), text)
     elif kind is int or kind is float:
         value = _number(text)
+    elif get_origin(kind) is Literal:
+        value = text.lower()  # shells and containers write levels in capitals
     elif element := element_of(key.kind):
         if struct_of(element) or text.startswith("["):
             try:

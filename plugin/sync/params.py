@@ -6,11 +6,12 @@ from msgspec import Meta
 
 from plugin.errors import BadParams
 
-MAX_AGENT_CHARS = 255
+MAX_AGENT_CHARS = 255  # what the platform takes
 _MAX_NODE = 2**63 - 1
 
-AgentName = Annotated[str | None, Meta(description="The agent; the configured one when absent.")]
-AgentAlias = Annotated[str | None, Meta(description="Another name of agent_id.")]
+_Agent = Annotated[str, Meta(max_length=MAX_AGENT_CHARS)]
+AgentName = Annotated[_Agent | None, Meta(description="The agent; the configured one when absent.")]
+AgentAlias = Annotated[_Agent | None, Meta(description="Another name of agent_id.")]
 FleetNode = Annotated[
     Annotated[int, Meta(ge=0, le=_MAX_NODE)] | str | None,
     Meta(description="The fleet node that the work belongs to; kept in the history, never sent."),
@@ -18,13 +19,8 @@ FleetNode = Annotated[
 
 
 def agent_of(*names: str | None, default: str) -> str:
-    """Return the first name that is not empty; BadParams when the platform would not take it."""
-    agent_id = next(filter(None, names), default)
-    if len(agent_id) > MAX_AGENT_CHARS:
-        raise BadParams(
-            f"agent_id has {len(agent_id)} characters; the platform takes {MAX_AGENT_CHARS}", path="$.agent_id"
-        )
-    return agent_id
+    """Return the first name that is not empty."""
+    return next(filter(None, names), default)
 
 
 def node_of(*nodes: int | str | None) -> int | None:

@@ -137,6 +137,7 @@ async def test_wrong_parameters_name_their_path_and_nothing_of_them_is_stored(fl
             ({"dispatches": [dispatch(1), {"task": "of nowhere"}]}, "$.dispatches[1]"),
             ({"dispatches": "no json"}, "$.dispatches"),
             ({"agent_id": "a" * 256, "dispatches": [dispatch(1)]}, "$.agent_id"),
+            ({"_arg": "a" * 256, "dispatches": [dispatch(1)]}, "$._arg"),
             ({"dispatchs": []}, "$.dispatchs"),
         ]
         for params, path in wrong:

@@ -18,7 +18,8 @@ from plugin.cli.command import parser
 from plugin.cli.manifest import act, check, write
 from plugin.config import Config
 from plugin.config.keys import keys, table
-from plugin.errors import PluginError
+from plugin.config.sources import load
+from plugin.errors import ConfigInvalid, PluginError
 from plugin.launch import find, launch
 from protocol.methods import MethodTable
 
@@ -188,6 +189,30 @@ def test_every_setting_is_in_the_schema_and_has_a_form(built: dict[str, Any]) ->
         for name in key.path.split("."):
             fragment = fragment["properties"][name]
         assert fragment["title"] == built["config_ui"][key.path]["label"]
+
+
+def test_the_schema_refuses_the_unknown_keys_that_the_plugin_refuses(built: dict[str, Any]) -> None:
+    accepts: Any = jsonschema.Draft202012Validator(built["config_schema"])
+    assert accepts.is_valid({"sync": {"enabled": False}})
+    sources: list[dict[str, object]] = [
+        {"snyc": {}},
+        {"sync": {"enable": False}},
+        {"bindings": [{"agent_id": "a", "guild": "g"}]},
+    ]
+    for unknown in sources:
+        assert not accepts.is_valid(unknown)
+        with pytest.raises(ConfigInvalid):
+            load({"AGENTIC_SYNC_CONFIG": "/dev/null"}, unknown)
+
+
+@pytest.mark.parametrize("action", ["push", "pull", "status"])
+@pytest.mark.parametrize("name", ["agent_id", "agent-id", "_arg"])
+def test_the_schema_says_how_long_an_agents_name_may_be(built: dict[str, Any], action: str, name: str) -> None:
+    (schema,) = [one["params_schema"] for one in built["actions"] if one["name"] == f"agentic.sync.{action}"]
+    accepts: Any = jsonschema.Draft202012Validator(schema)
+    assert accepts.is_valid({name: "é" * 255})
+    assert accepts.is_valid({name: None})
+    assert not accepts.is_valid({name: "é" * 256})
 
 
 def test_secrets_are_sensitive_and_write_only_and_have_no_default(built: dict[str, Any]) -> None:

@@ -75,6 +75,12 @@ def test_a_name_of_the_go_agent_comes_before_ours(environ: dict[str, str], their
     assert value() == ours_alone, "an empty variable is no variable"
 
 
+@pytest.mark.parametrize("text", ["DEBUG", "Debug", " debug "])
+def test_the_log_level_may_be_written_in_capitals_in_the_environment(environ: dict[str, str], text: str) -> None:
+    assert load(environ | {"AGENTIC_SYNC_LOG_LEVEL": text}).log.level == "debug"
+    assert problems(environ, {"log": {"level": "DEBUG"}}).keys() == {"log.level"}
+
+
 def test_every_key_can_be_set_in_the_environment(environ: dict[str, str], tmp_path: Path) -> None:
     texts: dict[str, tuple[str, object]] = {
         "agent_id": ("a", "a"),

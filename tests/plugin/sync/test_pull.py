@@ -315,6 +315,6 @@ async def test_a_pull_is_history(tmp_path: Path) -> None:
 async def test_wrong_parameters_are_refused(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         with pytest.raises(BadParams) as caught:
-            await pull(one, _arg="x" * 256)
-        assert caught.value.path == "$.agent_id"
+            await pull(one, fleet_node_id="x")
+        assert caught.value.path == "$.fleet_node_id"
         assert one.platform.arrivals == []

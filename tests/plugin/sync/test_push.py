@@ -14,6 +14,7 @@ from plugin.store.interface import RowState, Store
 from plugin.sync.intake import Intake
 from plugin.sync.push import PushParams
 from plugin.sync.scan import Scanner, ScanResult
+from protocol.convert import Mismatch, convert
 from tests.support.clock import settle
 from tests.support.sync import TOKEN, World, dispatches, finish, keys_of, world
 from tests.support.trouble import TroubledStore
@@ -51,8 +52,10 @@ async def test_the_agent_is_the_first_name_that_is_not_empty(
 
 async def test_an_agent_id_of_255_characters_is_taken_and_a_longer_one_refused(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
-        error = await refused(one, agent_id="é" * 256, dispatches=dispatches("a"))
-        assert (error.code, error.path) == (-32602, "$.agent_id")
+        for name in ("agent_id", "agent-id", "_arg"):
+            with pytest.raises(Mismatch) as caught:
+                convert({name: "é" * 256, "dispatches": dispatches("a")}, PushParams)
+            assert caught.value.path == f"$.{name}"
         assert (await one.push("a", agent="é" * 255)).count == 1
 
 
