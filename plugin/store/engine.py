@@ -33,6 +33,7 @@ class Kind(Enum):
 
     READ = auto()  # any connection
     WRITE = auto()
+    TAKE = auto()  # like WRITE, but it never uses the room that is set aside so that the outbox can drain
     SEND = auto()  # like WRITE, but on a full disk its result counts though nothing was stored
     READY = auto()  # that the file is open for writing
     UNCONTESTED = auto()  # that no other process owns the folder
@@ -227,14 +228,14 @@ class Engine:
 
     def _transact(self, db: sqlite3.Connection, first: Job[object]) -> None:
         with _transaction(db):
-            first.perform(db)
+            self._perform(db, first)
             if first.error is not None:
                 # It was alone until now, and needed no savepoint.
                 db.execute("ROLLBACK")
                 db.execute("BEGIN IMMEDIATE")
             for job in self._arriving():
                 self._serving.append(job)
-                _perform_within(db, job)
+                self._perform_within(db, job)
 
     def _arriving(self) -> Iterator[Job[object]]:
         """Yield the jobs that wait or arrive behind the first, for a moment."""
@@ -247,7 +248,7 @@ class Engine:
                 job = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if job.kind in {Kind.READ, Kind.WRITE, Kind.SEND}:
+            if job.kind in {Kind.READ, Kind.WRITE, Kind.TAKE, Kind.SEND}:
                 yield job
             else:
                 self._serve(job)
@@ -262,9 +263,9 @@ class Engine:
                 job.error = self._keeper.refusal()
                 return
             try:
-                _perform_alone(db, job)
+                self._perform_alone(db, job)
             except sqlite3.Error as error:
-                if self._keeper.failed(error, final=final):
+                if self._keeper.failed(error, final=final, drains=job.kind is not Kind.TAKE):
                     continue
                 if job.kind is Kind.SEND and job.performed and self._keeper.health.state is StoreState.FULL:
                     return
@@ -272,6 +273,30 @@ class Engine:
                 return
             self._worked(changed=job.changed)
             return
+
+    def _perform_alone(self, db: sqlite3.Connection, job: Job[object]) -> None:
+        """Run a job in a transaction of its own; a read needs none, nor what keeps others from writing."""
+        if job.kind is Kind.READ:
+            job.perform(db)
+            return
+        with _transaction(db):
+            self._perform_within(db, job)
+
+    def _perform_within(self, db: sqlite3.Connection, job: Job[object]) -> None:
+        """Run a job among others; an error of its own undoes only what it did."""
+        if job.kind is Kind.READ:
+            job.perform(db)
+            return
+        db.execute("SAVEPOINT job")
+        self._perform(db, job)
+        if job.error is not None:
+            db.execute("ROLLBACK TO job")
+        db.execute("RELEASE job")
+
+    def _perform(self, db: sqlite3.Connection, job: Job[object]) -> None:
+        job.perform(db)
+        if job.kind is Kind.TAKE and job.changed and not self._keeper.admits():
+            job.error, job.changed = self._keeper.refusal(), False
 
     def _worked(self, *, changed: bool) -> None:
         self.commits += changed
@@ -288,27 +313,6 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
-
-
-def _perform_alone(db: sqlite3.Connection, job: Job[object]) -> None:
-    """Run a job in a transaction of its own; a read needs none, nor what keeps others from writing."""
-    if job.kind is Kind.READ:
-        job.perform(db)
-        return
-    with _transaction(db):
-        _perform_within(db, job)
-
-
-def _perform_within(db: sqlite3.Connection, job: Job[object]) -> None:
-    """Run a job among others; an error of its own undoes only what it did."""
-    if job.kind is Kind.READ:
-        job.perform(db)
-        return
-    db.execute("SAVEPOINT job")
-    job.perform(db)
-    if job.error is not None:
-        db.execute("ROLLBACK TO job")
-    db.execute("RELEASE job")
 
 
 def _is_of_the_database(error: Exception) -> bool:

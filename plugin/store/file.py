@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from plugin.store import schema
 NAME = "agentic-sync.db"
 FAMILY = (NAME, f"{NAME}-wal", f"{NAME}-shm", f"{NAME}-journal")
 CHECKED_BYTES = 64 * 1024 * 1024  # a larger file is not read through at every start
+PAGE_BYTES = 4096
 BUSY_S = 5.0
 CACHE_KIB = 16 * 1024
 JOURNAL_BYTES = 16 * 1024 * 1024
@@ -44,6 +46,12 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def may_grow(path: Path, growth: int) -> bool:
+    """Say whether this process may make the file so many bytes larger."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return limit == resource.RLIM_INFINITY or not growth or size_of(path) + growth <= limit
 
 
 def file_system(folder: Path, mounts: str) -> str:

@@ -5,12 +5,11 @@ What can go wrong, and what is done about it:
     another process has the folder      wait until it ends; callers are told its pid
     the file is damaged                 set it aside, salvage what can be read, go on with a fresh one
     the file is newer, or unusable      leave it as it is; look again from time to time
-    the disk is full                    the caller is told; the next write that works ends it
+    the disk is full                    new work is refused; what is queued leaves in the room set aside for that
     the folder is read-only             read what is there; writes are refused
 """
 
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
@@ -21,20 +20,20 @@ from pathlib import Path
 
 from plugin.clock import Clock
 from plugin.errors import StoreInUse, StoreUnavailable
-from plugin.store import file, recovery
+from plugin.store import diagnosis, file, recovery
 from plugin.store.interface import StoreHealth, StoreState
 from plugin.store.lock import Lock, Owner
+from plugin.store.reserve import Reserve
 
 LOG = logging.getLogger(__name__)
 CONTESTED_S = 0.25
 REOPEN_S = 1.0
 OVERLAP_S = 2.0
 VACUUM_PAGES = 1000
-# A file system may find only at the end of a write, or of a sync, that there is no room, or no quota, for it.
-NO_ROOM = {
-    *("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE"),
-    *("ENOSPC", "EDQUOT", "EFBIG"),
-}
+# While nothing is set aside: what is written must fit into what was.
+LEAN_VACUUM_PAGES = 250
+LEAN_CHECKPOINT_PAGES = 64
+LEAN_REST_S = 2.0
 
 
 class Keeper:
@@ -49,9 +48,11 @@ class Keeper:
         self._clock = clock
         self._is_remote = is_remote
         self._lock = Lock(folder / "state.lock")
+        self._reserve = Reserve(folder)
         self._well = self.health  # what health returns to
         self._since = clock.monotonic()
         self._next_try = 0.0
+        self._next_rest = 0.0
 
     @property
     def uncontested(self) -> bool:
@@ -76,20 +77,22 @@ class Keeper:
 
     def attend(self) -> None:
         """Try to own the folder and to open the file, unless that is done or was tried just now."""
-        if self.writer is not None:
-            return
         started = time.monotonic()
+        if self.writer is not None:
+            if self._reserve.lacking and started >= self._next_rest:
+                self.rest()  # who has no pause must notice room as well
+            return
         if started < self._next_try:
             return
         try:
             if not self._own():
                 self._next_try = started + CONTESTED_S
                 return
-            self._adopt(self._open())
+            self._adopt(self._open_with_room())
         except file.Newer as newer:
             self._fail(StoreState.UNUSABLE, str(newer))
         except (file.Damaged, OSError, sqlite3.Error) as error:
-            self._fail(*judge(error, self._folder))
+            self._fail(*diagnosis.judge(error, self._folder))
             self._open_reader()
         # An attempt that reads through a large file is not made again at once.
         ended = time.monotonic()
@@ -123,6 +126,16 @@ class Keeper:
             "stop that one, or choose another state_dir",
         )
 
+    def _open_with_room(self) -> sqlite3.Connection:
+        """Open the file for writing; with the room that was set aside when there is no other."""
+        try:
+            return self._open()
+        except (OSError, sqlite3.Error) as error:
+            state, _ = diagnosis.judge(error, self._folder)
+            if state is not StoreState.FULL or not self._reserve.free():
+                raise
+            return self._open()
+
     def _open(self) -> sqlite3.Connection:
         """Open the file for writing, with what has to be done before; `_well` says what that was."""
         finished = recovery.finish(self._folder, now=self._clock.now())
@@ -148,6 +161,7 @@ class Keeper:
                 "the state folder is on a network file system: slower, and only as safe as its locks",
                 extra={"fields": {"state_dir": str(self._folder)}},
             )
+            self._reserve.renounce("it is on a network file system")
         return writer
 
     def _mend(self, damaged: file.Damaged, *, remote: bool) -> sqlite3.Connection:
@@ -158,9 +172,10 @@ class Keeper:
     def _adopt(self, writer: sqlite3.Connection) -> None:
         self._close_reader()
         self.writer = writer
-        if self.health.state not in {StoreState.OK, self._well.state}:
-            LOG.info("the store can be used", extra={"fields": {"was": self.health.state.value}})
-        self.health = self._well
+        if self._covered():
+            self._be_well()
+        else:
+            self._be_full()
 
     def _open_reader(self) -> None:
         # Opened anew each time: whoever can write to the file may have done so.
@@ -183,15 +198,56 @@ class Keeper:
             LOG.error("the store cannot be used", extra={"fields": {"state": state.value, "reason": reason}})
         self.health = replace(self._well, state=state, reason=reason)
 
+    def _be_well(self) -> None:
+        if self.health.state not in {StoreState.OK, self._well.state}:
+            LOG.info("the store can be used", extra={"fields": {"was": self.health.state.value}})
+        self.health = self._well
+        self._keep_log_within(file.CHECKPOINT_PAGES)
+
+    def _be_full(self) -> None:
+        """Let what is queued leave in little room, and look for more from time to time."""
+        self._fail(StoreState.FULL, diagnosis.full(self._folder))
+        self._keep_log_within(LEAN_CHECKPOINT_PAGES)
+        self._next_rest = time.monotonic() + LEAN_REST_S
+        self.dirty = True
+
+    def _keep_log_within(self, pages: int) -> None:
+        if self.writer is not None:
+            self.writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
     # -- its use -------------------------------------------------------------------------------------------------
 
-    def failed(self, error: sqlite3.Error, *, final: bool) -> bool:
-        """Take notice of an error; unless it is `final`, mend what can be, and return whether to try once more."""
-        state, reason = judge(error, self._folder)
+    def admits(self) -> bool:
+        """Say, within a transaction that takes new work in, whether what is queued could still leave on a full disk."""
+        growth = self._growth()
+        if self._reserve.covers(growth) and file.may_grow(self._folder / file.NAME, growth):
+            return True
+        self._be_full()
+        return False
+
+    def _growth(self) -> int:
+        """Return by how much the file will grow once its log is brought home, in bytes."""
+        if self.writer is None:
+            return 0
+        (pages,) = self.writer.execute("PRAGMA page_count").fetchone()
+        return max(0, int(pages) * file.PAGE_BYTES - file.size_of(self._folder / file.NAME))
+
+    def _covered(self) -> bool:
+        try:
+            return self._reserve.covers(self._growth())
+        except sqlite3.Error:
+            return False
+
+    def failed(self, error: sqlite3.Error, *, final: bool, drains: bool) -> bool:
+        """Take notice of an error; unless it is `final`, mend what can be, and return whether to try once more.
+
+        What `drains` the outbox may use the room that is set aside for it.
+        """
+        state, reason = diagnosis.judge(error, self._folder)
         if not final:
             if file.is_damage(error):
                 return self._mend_running(error)
-            if state is StoreState.FULL and self.health is self._well and self._make_room():
+            if state is StoreState.FULL and self._make_room(drains=drains):
                 return True
         self._fail(state, reason)
         return False
@@ -208,40 +264,66 @@ class Keeper:
             return False
         return True
 
-    def _make_room(self) -> bool:
-        """Bring the log home, so that its room is used again; False when even that takes room."""
+    def _make_room(self, *, drains: bool) -> bool:
+        """Bring the log home, so that its room is used again; False when it is not worth another attempt."""
         if self.writer is None:
+            return False
+        freed = drains and self._reserve.free()
+        if freed:
+            self._be_full()
+        elif self.health is not self._well:
             return False
         try:
             self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error:
-            return False
+            return freed
         return True
 
     def worked(self, *, changed: bool) -> None:
         """Take notice of a commit: whatever was wrong is over. What keeps writes out is over only after a write."""
         self.dirty = self.dirty or changed
         shut = self.health.state in {StoreState.FULL, StoreState.READ_ONLY}
-        if self.health is not self._well and (changed or not shut):
-            LOG.info("the store can be used", extra={"fields": {"was": self.health.state.value}})
-            self.health = self._well
+        if self.health is self._well or (shut and not changed):
+            return
+        if self._covered():
+            self._be_well()
+        else:
+            self._be_full()
 
     def rest(self) -> None:
         """Nothing to do for a while: give back freed pages, some at a time, and the log's room."""
         self.dirty = False
         if self.writer is None:
             return
+        lean = self._reserve.lacking
         with contextlib.suppress(sqlite3.Error):  # it is done again after the next write
-            (free,) = self.writer.execute("PRAGMA freelist_count").fetchone()
-            if free > VACUUM_PAGES:
-                self.writer.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-                self.dirty = True
-            # A reader in another process must not hold up the next write.
-            self.writer.execute("PRAGMA busy_timeout = 0")
-            try:
-                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            finally:
-                self.writer.execute(f"PRAGMA busy_timeout = {round(file.BUSY_S * 1000)}")
+            self._give_back(self.writer, lean=lean)
+        if lean:
+            self._look_for_room()
+        else:
+            with contextlib.suppress(sqlite3.Error):
+                self._reserve.trim(self._growth())
+
+    def _give_back(self, db: sqlite3.Connection, *, lean: bool) -> None:
+        most, spared = (LEAN_VACUUM_PAGES, 0) if lean else (VACUUM_PAGES, VACUUM_PAGES)
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        if free > spared:
+            db.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
+            self.dirty = True
+        # A log that is cut on a full disk may never get its room back.
+        cut = not lean or self._reserve.fits(file.size_of(self._folder / file.FAMILY[1]))
+        # A reader in another process must not hold up the next write.
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if cut else 'PASSIVE'})").fetchall()
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {round(file.BUSY_S * 1000)}")
+
+    def _look_for_room(self) -> None:
+        if not self._covered():
+            self._be_full()
+        elif self.health.state is StoreState.FULL:
+            self._be_well()
 
     def close(self) -> None:
         """Close, which brings the log home, and let go of the folder."""
@@ -249,6 +331,7 @@ class Keeper:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+            self._reserve.covers(0)  # a later start may find the disk full
         self._lock.release()
 
 
@@ -259,28 +342,3 @@ def _report(reason: str, salvage: recovery.Salvage | None) -> StoreHealth:
     fields = {"reason": reason, "salvaged": health.salvaged, "lost": health.lost, "set_aside": health.set_aside}
     LOG.error("the store was damaged and has been replaced", extra={"fields": fields})
     return health
-
-
-def judge(error: Exception, folder: Path) -> tuple[StoreState, str]:
-    """Return what an error makes of the store, and what a person should do."""
-    match error:
-        case sqlite3.Error():
-            name = file.name_of(error)
-        case OSError(errno=int(number)):
-            name = errno.errorcode.get(number, "")
-        case _:
-            name = ""
-    if name in NO_ROOM:
-        return StoreState.FULL, f"the disk of {folder} is full: make room; what is queued is safe and still sent"
-    if (
-        name.startswith("SQLITE_READONLY")
-        or name in {"EROFS", "EACCES", "EPERM"}
-        or (name.startswith("SQLITE_CANTOPEN") and not os.access(folder, os.W_OK))
-    ):
-        return (
-            StoreState.READ_ONLY,
-            f"{folder} cannot be written to: change its permissions, or choose another state_dir",
-        )
-    if name == "SQLITE_BUSY":
-        return StoreState.UNUSABLE, f"another program has locked the database in {folder}: close it"
-    return StoreState.UNUSABLE, f"the store in {folder} cannot be used: {error}"

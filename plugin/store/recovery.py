@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from plugin.store import schema
-from plugin.store.file import FAMILY, NAME, connect, create, name_of, size_of, sync_folder
+from plugin.store.file import FAMILY, NAME, PAGE_BYTES, connect, create, name_of, size_of, sync_folder
 
 SALVAGE = f"{NAME}.salvage"
 PART = f"{NAME}.part"
 ASIDE = "agentic-sync.corrupt-"
 COPY = f"{NAME}.copy"
 MAX_PROBES = 200_000
-PAGE = 4096
 INTERIOR = 0x05  # a page that points to others, in SQLite's file format
 # Those with numbered rows can be asked for row by row, past any damage; of the others both ends are read up to it.
 _NUMBERED = (("batch", "id"), ("context", "position"), ("history", "id"))
@@ -129,12 +128,12 @@ def _mended_copy(folder: Path) -> sqlite3.Connection | None:
     fresh = (folder / PART).read_bytes()
     with copy.open("r+b") as file:
         for number in _schema_pages(fresh):
-            page = bytearray(fresh[(number - 1) * PAGE : number * PAGE])
+            page = bytearray(fresh[(number - 1) * PAGE_BYTES : number * PAGE_BYTES])
             if number == 1:
                 page[18:20] = b"\x02\x02"  # there may be a write-ahead log
                 page[24:28], page[92:96] = b"\x00\x00\x00\x01", b"\x00\x00\x00\x00"  # the size is the file's own
                 page[32:40] = bytes(8)  # no list of free pages
-            file.seek((number - 1) * PAGE)
+            file.seek((number - 1) * PAGE_BYTES)
             file.write(page)
     return _readable(copy)
 

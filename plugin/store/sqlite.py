@@ -82,7 +82,7 @@ class SqliteStore:
             point("enqueue.written")
             return enqueued
 
-        enqueued = await self.engine.run(work)
+        enqueued = await self.engine.run(work, kind=Kind.TAKE)
         point("enqueue.committed")
         return enqueued
 
@@ -182,7 +182,7 @@ class SqliteStore:
             context.replace(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
             history.pulled(db, agent_id, entry)
 
-        await self.engine.run(work)
+        await self.engine.run(work, kind=Kind.TAKE)
 
     async def merge_context(
         self, platform: str, agent_id: str, rows: Sequence[ContextRow], *, entry: HistoryEntry, keep: int = 1000
@@ -193,7 +193,7 @@ class SqliteStore:
             context.merge(db, platform, agent_id, rows, keep=keep, at_ms=entry.at_ms)
             history.pulled(db, agent_id, entry)
 
-        await self.engine.run(work)
+        await self.engine.run(work, kind=Kind.TAKE)
 
     async def context(self, platform: str, agent_id: str, *, now_ms: int) -> CachedContext:
         """Return the cached rows that have not expired."""
@@ -218,7 +218,7 @@ class SqliteStore:
             return taken
 
         point("import.read")
-        taken = await self.engine.run(work)
+        taken = await self.engine.run(work, kind=Kind.TAKE)
         point("import.committed")
         return taken
 

@@ -214,7 +214,7 @@ async def die_while_salvaging(folder: Path) -> None:
         store = await _open(copy)
         found, health = await store.rows(), store.health
         await store.close()
-        _say(f"{health.state} {len(found)} {sum(1 for _ in copy.glob('agentic-sync.*'))}")
+        _say(f"{health.state} {len(found)} {sum(1 for _ in copy.glob('agentic-sync.[!r]*'))}")
         if not died:
             return
 

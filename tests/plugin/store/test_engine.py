@@ -139,10 +139,10 @@ async def test_closing_finishes_what_was_submitted(tmp_path: Path) -> None:
         assert len(await waiting(store)) == 5
 
 
-async def test_closing_leaves_one_file_without_a_log(tmp_path: Path) -> None:
+async def test_closing_leaves_a_file_without_a_log_and_the_room_set_aside(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await put(store, "a")
-    assert names(tmp_path) == {"agentic-sync.db", "state.lock"}
+    assert names(tmp_path) == {"agentic-sync.db", "agentic-sync.reserve", "state.lock"}
 
 
 async def test_a_close_that_is_cancelled_goes_on(tmp_path: Path) -> None:

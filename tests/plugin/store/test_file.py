@@ -77,6 +77,7 @@ async def test_folder_and_files_are_their_owners_alone(tmp_path: Path) -> None:
         DB: 0o600,
         f"{DB}-wal": 0o600,
         f"{DB}-shm": 0o600,
+        "agentic-sync.reserve": 0o600,
         "state.lock": 0o600,
     }
 

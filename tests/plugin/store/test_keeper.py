@@ -14,8 +14,8 @@ import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreInUse, StoreUnavailable
-from plugin.store import file, keeper, outbox, recovery
-from plugin.store.engine import Engine
+from plugin.store import diagnosis, file, keeper, outbox, recovery
+from plugin.store.engine import Engine, Kind
 from plugin.store.interface import Record, StoreState
 from plugin.store.keeper import Keeper
 from plugin.store.sqlite import SqliteStore, open_store
@@ -40,7 +40,7 @@ def places(folder: Path) -> list[Path]:
 
 async def fail_with(store: SqliteStore, name: str) -> None:
     with pytest.raises(StoreUnavailable):
-        await store.engine.run(failing_with(name))
+        await store.engine.run(failing_with(name), kind=Kind.TAKE)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ async def test_a_file_that_may_not_grow_refuses_work_and_takes_it_again_once_it_
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_folder_in_which_there_is_no_room_is_full(tmp_path: Path, number: int) -> None:
-    assert errno.errorcode[number] in keeper.NO_ROOM
-    assert keeper.judge(OSError(number, "no room"), tmp_path)[0] is StoreState.FULL
+    assert errno.errorcode[number] in diagnosis.NO_ROOM
+    assert diagnosis.judge(OSError(number, "no room"), tmp_path)[0] is StoreState.FULL
 
 
 async def test_the_owner_is_named_also_while_it_cannot_open_the_file(tmp_path: Path) -> None:
