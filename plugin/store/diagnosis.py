@@ -49,6 +49,8 @@ def _unwritable(folder: Path) -> str:
 
 
 def _unusable(name: str, error: Exception, folder: Path) -> str:
+    if isinstance(error, ValueError):
+        return f"{str(folder)!a} has characters that no path can have: choose another state_dir"
     match name:
         case "ENAMETOOLONG":
             return f"the path of the state folder is too long: choose a shorter state_dir than {folder}"

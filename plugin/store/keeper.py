@@ -23,7 +23,7 @@ from plugin.errors import StoreInUse, StoreUnavailable
 from plugin.store import diagnosis, file, recovery
 from plugin.store.interface import StoreHealth, StoreState
 from plugin.store.lock import Lock, Owner
-from plugin.store.reserve import Reserve
+from plugin.store.reserve import ALLOCATE, Allocate, Reserve
 
 LOG = logging.getLogger(__name__)
 CONTESTED_S = 0.25
@@ -39,7 +39,14 @@ LEAN_REST_S = 2.0
 class Keeper:
     """Own a folder and the connections to its file."""
 
-    def __init__(self, folder: Path, *, clock: Clock, is_remote: Callable[[Path], bool] = file.is_remote) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock,
+        is_remote: Callable[[Path], bool] = file.is_remote,
+        allocate: Allocate | None = ALLOCATE,
+    ) -> None:
         self.health = StoreHealth(state=StoreState.OK)  # replaced as a whole, so any thread may read it
         self.writer: sqlite3.Connection | None = None
         self.reader: sqlite3.Connection | None = None
@@ -48,7 +55,7 @@ class Keeper:
         self._clock = clock
         self._is_remote = is_remote
         self._lock = Lock(folder / "state.lock")
-        self._reserve = Reserve(folder)
+        self._reserve = Reserve(folder, allocate=allocate)
         self._well = self.health  # what health returns to
         self._since = clock.monotonic()
         self._next_try = 0.0
@@ -91,7 +98,7 @@ class Keeper:
             self._adopt(self._open_with_room())
         except file.Newer as newer:
             self._fail(StoreState.UNUSABLE, str(newer))
-        except (file.Damaged, OSError, sqlite3.Error) as error:
+        except (file.Damaged, OSError, ValueError, sqlite3.Error) as error:
             self._fail(*diagnosis.judge(error, self._folder))
             self._open_reader()
         # An attempt that reads through a large file is not made again at once.
@@ -219,11 +226,17 @@ class Keeper:
 
     def admits(self) -> bool:
         """Say, within a transaction that takes new work in, whether what is queued could still leave on a full disk."""
-        growth = self._growth()
-        if self._reserve.covers(growth) and file.may_grow(self._folder / file.NAME, growth):
+        if self._covered():
             return True
         self._be_full()
         return False
+
+    def _covered(self) -> bool:
+        try:
+            growth = self._growth()
+            return self._reserve.covers(growth) and file.may_grow(self._folder / file.NAME, growth)
+        except (OSError, sqlite3.Error):
+            return False
 
     def _growth(self) -> int:
         """Return by how much the file will grow once its log is brought home, in bytes."""
@@ -231,12 +244,6 @@ class Keeper:
             return 0
         (pages,) = self.writer.execute("PRAGMA page_count").fetchone()
         return max(0, int(pages) * file.PAGE_BYTES - file.size_of(self._folder / file.NAME))
-
-    def _covered(self) -> bool:
-        try:
-            return self._reserve.covers(self._growth())
-        except sqlite3.Error:
-            return False
 
     def failed(self, error: sqlite3.Error, *, final: bool, drains: bool) -> bool:
         """Take notice of an error; unless it is `final`, mend what can be, and return whether to try once more.
@@ -301,17 +308,18 @@ class Keeper:
         if lean:
             self._look_for_room()
         else:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(OSError, sqlite3.Error):
                 self._reserve.trim(self._growth())
 
     def _give_back(self, db: sqlite3.Connection, *, lean: bool) -> None:
-        most, spared = (LEAN_VACUUM_PAGES, 0) if lean else (VACUUM_PAGES, VACUUM_PAGES)
+        """Give back room; on a full disk, where others may take it, only if we would then be over the worst."""
         (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        if free > spared:
+        logged = file.size_of(self._folder / file.FAMILY[1])
+        most, spared = (LEAN_VACUUM_PAGES, 0) if lean else (VACUUM_PAGES, VACUUM_PAGES)
+        if free > spared and (not lean or self._reserve.fits(logged + free * file.PAGE_BYTES)):
             db.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
             self.dirty = True
-        # A log that is cut on a full disk may never get its room back.
-        cut = not lean or self._reserve.fits(file.size_of(self._folder / file.FAMILY[1]))
+        cut = not lean or self._reserve.fits(logged)
         # A reader in another process must not hold up the next write.
         db.execute("PRAGMA busy_timeout = 0")
         try:

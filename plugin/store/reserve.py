@@ -19,12 +19,16 @@ STEP_BYTES = 1024 * 1024
 LEAST_BYTES = MARGIN_BYTES + STEP_BYTES
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+Allocate = Callable[[int, int, int], None]  # as os.posix_fallocate, which some systems lack
+ALLOCATE: Allocate | None = getattr(os, "posix_fallocate", None)
+
 
 class Reserve:
     """The room that is set aside in one folder; without effect where a file system cannot do so."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, allocate: Allocate | None = ALLOCATE) -> None:
         self._path = folder / NAME
+        self._allocate = allocate
         self._bytes = 0
         self._used = True
 
@@ -68,37 +72,41 @@ class Reserve:
 
     def _lay(self, size: int) -> bool:
         """Make the file so large, with blocks for all of it; one that cannot grow stays as it was."""
+        if not self._has_room(size):
+            return False
         try:
-            if not self._has_room(size):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as if it had been tried
-            self._allocate(size)
+            self._make(size)
         except OSError as error:
-            with contextlib.suppress(OSError):  # what is left of an attempt only takes room
-                os.truncate(self._path, self._bytes)
-                if not self._bytes:
-                    self._path.unlink()
             if error.errno in NO_ROOM:
                 return False
             self.renounce(error)
-            return True
-        self._bytes = size
+        else:
+            self._bytes = size
         return True
 
-    def _allocate(self, size: int) -> None:
-        allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
-        if allocate is None:
+    def _make(self, size: int) -> None:
+        if self._allocate is None:
             raise OSError(errno.ENOSYS, "this system cannot allocate a file's blocks")
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            allocate(fd, 0, size)
+            self._allocate(fd, 0, size)
             os.ftruncate(fd, size)
+        except OSError:
+            # What is left of an attempt only takes room.
+            os.ftruncate(fd, self._bytes)
+            if not self._bytes:
+                self._path.unlink()
+            raise
         finally:
             os.close(fd)
 
     def _has_room(self, size: int) -> bool:
         """Say whether so much may fit: an attempt that must fail would take all there is for a moment."""
-        disk = os.statvfs(self._path.parent)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return True
+        with contextlib.suppress(OSError):
             size -= self._path.lstat().st_blocks * 512
         return not disk.f_blocks or size <= disk.f_bfree * disk.f_frsize
 

@@ -1,6 +1,7 @@
 """A disk that is full, and one that may only be read: with a real process, and a real disk that is so."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -26,7 +27,7 @@ SMALL_BYTES = 32 * 1024 * 1024
 AGENTS = ("amy", "bob", "claude", "codex")
 EACH, ONE_PUSH = 500, 50
 MOST_PUSHES = 200  # more than what still fits anywhere
-BIG = 50_000
+BIG, LARGE = 50_000, 900_000
 
 
 @pytest.fixture
@@ -161,6 +162,21 @@ async def test_started_anew_on_a_full_disk_it_sends_the_rest_and_nothing_twice(f
     assert not verdict.doubled
 
 
+async def test_a_disk_that_its_own_queue_filled_is_used_again_once_that_is_sent(fleet: Fleet) -> None:
+    oracle = Oracle(fleet.platform)
+    with small_disk(fleet.folder / "root" / "sync"):
+        async with fleet.host(platform=with_token_file(fleet)) as host:
+            await refused(oracle, host, size=LARGE)
+            queued = set(oracle.owed)
+            await send(fleet, host)
+            await oracle.delivered(of=queued)
+            await drained(host)
+            await refused_no_more(oracle, host)
+            verdict = await oracle.holds(host)
+    assert verdict.kept
+    assert sent_once(fleet)
+
+
 async def test_with_its_room_taken_by_others_it_sends_what_it_can_remember_and_the_rest_once_there_is_room(
     fleet: Fleet,
 ) -> None:
@@ -235,7 +251,7 @@ async def queue_much(oracle: Oracle, host: LoopbackHost) -> set[str]:
 
 async def refused(oracle: Oracle, host: LoopbackHost, *, size: int = 20) -> None:
     """Push until there is no room for it; that must be said."""
-    for _ in range(MOST_PUSHES if size == BIG else 1):
+    for _ in range(MOST_PUSHES if size >= BIG else 1):
         try:
             await oracle.push(host, oracle.make(size=size))
         except RpcError as refusal:
@@ -245,6 +261,15 @@ async def refused(oracle: Oracle, host: LoopbackHost, *, size: int = 20) -> None
         raise AssertionError("there was room")
     assert error.code == UNAVAILABLE
     assert field(error.data, "retryable") is True
+
+
+async def refused_no_more(oracle: Oracle, host: LoopbackHost) -> None:
+    async with asyncio.timeout(DELIVERY_S):
+        while True:
+            with contextlib.suppress(RpcError):
+                await oracle.push(host, oracle.make(size=LARGE))
+                return
+            await asyncio.sleep(0.2)
 
 
 async def store_state(host: LoopbackHost) -> object:
