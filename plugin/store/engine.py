@@ -40,6 +40,10 @@ class Kind(Enum):
     CLOSE = auto()
 
 
+class _Uncovered(Exception):
+    """New work would take the room in which what is queued can leave on a full disk."""
+
+
 class Job(Generic[T]):
     """One call: what it wants done, and who waits for it."""
 
@@ -219,7 +223,7 @@ class Engine:
                 first.perform(db)
             else:
                 self._transact(db, first)
-        except sqlite3.Error:
+        except (sqlite3.Error, _Uncovered):
             for job in jobs:
                 self._serve_alone(job)
         else:
@@ -228,14 +232,16 @@ class Engine:
 
     def _transact(self, db: sqlite3.Connection, first: Job[object]) -> None:
         with _transaction(db):
-            self._perform(db, first)
+            first.perform(db)
             if first.error is not None:
                 # It was alone until now, and needed no savepoint.
                 db.execute("ROLLBACK")
                 db.execute("BEGIN IMMEDIATE")
             for job in self._arriving():
                 self._serving.append(job)
-                self._perform_within(db, job)
+                _perform_within(db, job)
+            if any(map(_takes, self._serving)) and not self._keeper.admits():
+                raise _Uncovered
 
     def _arriving(self) -> Iterator[Job[object]]:
         """Yield the jobs that wait or arrive behind the first, for a moment."""
@@ -264,6 +270,9 @@ class Engine:
                 return
             try:
                 self._perform_alone(db, job)
+            except _Uncovered:
+                job.error = self._keeper.refusal()
+                return
             except sqlite3.Error as error:
                 if self._keeper.failed(error, final=final, drains=job.kind is not Kind.TAKE):
                     continue
@@ -280,23 +289,9 @@ class Engine:
             job.perform(db)
             return
         with _transaction(db):
-            self._perform_within(db, job)
-
-    def _perform_within(self, db: sqlite3.Connection, job: Job[object]) -> None:
-        """Run a job among others; an error of its own undoes only what it did."""
-        if job.kind is Kind.READ:
-            job.perform(db)
-            return
-        db.execute("SAVEPOINT job")
-        self._perform(db, job)
-        if job.error is not None:
-            db.execute("ROLLBACK TO job")
-        db.execute("RELEASE job")
-
-    def _perform(self, db: sqlite3.Connection, job: Job[object]) -> None:
-        job.perform(db)
-        if job.kind is Kind.TAKE and job.changed and not self._keeper.admits():
-            job.error, job.changed = self._keeper.refusal(), False
+            _perform_within(db, job)
+            if _takes(job) and not self._keeper.admits():
+                raise _Uncovered
 
     def _worked(self, *, changed: bool) -> None:
         self.commits += changed
@@ -313,6 +308,23 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _takes(job: Job[object]) -> bool:
+    """Say whether a job has taken new work in."""
+    return job.kind is Kind.TAKE and job.changed
+
+
+def _perform_within(db: sqlite3.Connection, job: Job[object]) -> None:
+    """Run a job among others; an error of its own undoes only what it did."""
+    if job.kind is Kind.READ:
+        job.perform(db)
+        return
+    db.execute("SAVEPOINT job")
+    job.perform(db)
+    if job.error is not None:
+        db.execute("ROLLBACK TO job")
+    db.execute("RELEASE job")
 
 
 def _is_of_the_database(error: Exception) -> bool:
