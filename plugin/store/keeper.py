@@ -84,11 +84,11 @@ class Keeper:
 
     def attend(self) -> None:
         """Try to own the folder and to open the file, unless that is done or was tried just now."""
-        started = time.monotonic()
         if self.writer is not None:
-            if self._reserve.lacking and started >= self._next_rest:
+            if self._reserve.lacking and self._clock.monotonic() >= self._next_rest:
                 self.rest()  # who has no pause must notice room as well
             return
+        started = time.monotonic()
         if started < self._next_try:
             return
         try:
@@ -215,7 +215,7 @@ class Keeper:
         """Let what is queued leave in little room, and look for more from time to time."""
         self._fail(StoreState.FULL, diagnosis.full(self._folder))
         self._keep_log_within(LEAN_CHECKPOINT_PAGES)
-        self._next_rest = time.monotonic() + LEAN_REST_S
+        self._next_rest = self._clock.monotonic() + LEAN_REST_S
         self.dirty = True
 
     def _keep_log_within(self, pages: int) -> None:

@@ -14,7 +14,7 @@ from plugin.errors import StoreUnavailable
 from plugin.store import file, outbox, reserve
 from plugin.store.engine import Engine, Kind
 from plugin.store.interface import Enqueued, Record, StoreState
-from plugin.store.keeper import LEAN_CHECKPOINT_PAGES, Keeper
+from plugin.store.keeper import LEAN_CHECKPOINT_PAGES, LEAN_REST_S, Keeper
 from plugin.store.reserve import LEAST_BYTES, MARGIN_BYTES, STEP_BYTES, Reserve
 from plugin.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
@@ -225,6 +225,19 @@ def test_without_it_new_work_is_refused_and_the_log_kept_short_until_there_is_ro
     assert allocated(tmp_path) == LEAST_BYTES
     assert kept.health.state is StoreState.OK
     assert kept.writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (file.CHECKPOINT_PAGES,)
+
+
+async def test_room_is_noticed_without_a_pause_too(tmp_path: Path) -> None:
+    clock = FakeClock()
+    one = Keeper(tmp_path, clock=clock)
+    one.attend()
+    one.failed(no_room(), final=False, drains=True)
+    one.attend()
+    assert one.health.state is StoreState.FULL
+    await clock.advance(LEAN_REST_S)
+    one.attend()
+    assert one.health.state is StoreState.OK
+    one.close()
 
 
 def test_another_attempt_is_made_only_if_something_changed(kept: Keeper) -> None:
