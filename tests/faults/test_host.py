@@ -11,7 +11,7 @@ import itertools
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ import msgspec
 import pytest
 
 from plugin.loopback.faults import Hang
+from plugin.presence.watch import UNREADABLE
+from plugin.watchdog import STUCK
 from protocol.framing import Framing
 from tests.support.fleet import Fleet, dispatch, environment, fleet_on_loopback
 from tests.support.rawhost import Message, RawHost, raw_host
@@ -47,9 +49,13 @@ async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
 
 
 def request(number: int) -> Message:
-    """One of a flood: what is answered at once, what is handled, what is unknown, what is never answered."""
+    """One of a flood: what is answered at once, what is handled, what is unknown, what is never answered.
+
+    And now and then what its handler has to wait for, so that others wait for a handler.
+    """
     methods = ("ping", "agentic.presence.status", "no.such.method", "AgentStateChanged")
-    call: Message = {"jsonrpc": "2.0", "method": methods[number % 4], "id": number}
+    method = "agentic.sync.status" if number % 1000 < 40 and number % 4 != 3 else methods[number % 4]
+    call: Message = {"jsonrpc": "2.0", "method": method, "id": number}
     if number % 4 == 3:
         del call["id"]
         call["params"] = {"agent_id": f"agent-{number % 100}", "state": "busy"}
@@ -73,12 +79,22 @@ def long_request(number: int) -> Message:
 async def flood_until_stuck(host: RawHost) -> int:
     """Send requests with long ids, so that their answers are as long, until no more are taken; return how many."""
     for count in itertools.count(50, 50):
+        check_memory(host)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
                 await host.send(*[long_request(number) for number in range(count - 50, count)])
                 continue
         return count
     raise AssertionError
+
+
+async def all_answered(host: RawHost, asked: Collection[object]) -> None:
+    """Read until so many answers have come."""
+    left = len(asked)
+    while left > 0:
+        came = await host.read()
+        assert came or host.process.stdout is None or not host.process.stdout.at_eof(), "the plugin has ended"
+        left -= sum(answers_of(came).values())
 
 
 def batches(numbers: Iterable[int], size: int) -> Iterable[list[int]]:
@@ -103,9 +119,7 @@ async def leave(host: RawHost) -> None:
 async def test_a_flood_of_a_hundred_thousand_is_answered_one_by_one(host: RawHost) -> None:
     flooding = asyncio.create_task(flood(host, range(FLOOD)))
     asked = {number for number in range(FLOOD) if number % 4 != 3}
-    left = len(asked)
-    while left:
-        left -= sum(answers_of(await host.read()).values())
+    await all_answered(host, asked)
     await flooding
     answered = answers_of(host.messages)
     del answered["call-1"]
@@ -116,11 +130,8 @@ async def test_a_flood_of_a_hundred_thousand_is_answered_one_by_one(host: RawHos
 
 async def test_a_host_that_does_not_read_is_read_no_more_and_gets_every_answer_once_it_does(host: RawHost) -> None:
     count = await flood_until_stuck(host)
-    check_memory(host)
     asked = {long_request(number)["id"] for number in range(count)}
-    left = len(asked)
-    while left:
-        left -= sum(answers_of(await host.read()).values())
+    await all_answered(host, asked)
     assert answers_of(host.messages).keys() - {"call-1"} == asked
     await leave(host)
 
@@ -141,8 +152,7 @@ async def test_messages_may_come_in_any_pieces(host: RawHost) -> None:
     framed = (
         message + b"\n" if host.framing is Framing.NDJSON else b"Content-Length: %d\r\n\r\n" % len(message) + message
     )
-    for start in range(len(framed)):
-        await host.write(framed[start : start + 1])
+    await host.write_apart(framed)
     assert (await host.until(lambda answer: answer.get("id") == "\u00e9"))["result"] == {}
     await leave(host)
 
@@ -210,9 +220,7 @@ async def test_it_leaves_in_time_though_nobody_reads_and_what_was_pushed_is_deli
         pushed = {"dispatches": [dispatch(number) for number in range(20)], "queue_only": True}
         await host.send({"jsonrpc": "2.0", "id": 1, "method": "agentic.sync.push", "params": pushed})
         await fleet.platform.wait_until(lambda platform: len(platform.pushes) == 1)
-        flooding = asyncio.create_task(flood(host, itertools.count()))  # nobody reads: the pipes fill to the brim
-        done, _ = await asyncio.wait({flooding}, timeout=2)
-        assert not done
+        await flood_until_stuck(host)
         match end:
             case "eof":
                 host.hang_up()
@@ -220,9 +228,7 @@ async def test_it_leaves_in_time_though_nobody_reads_and_what_was_pushed_is_deli
                 host.terminate()
             case _:
                 host.stop_reading()
-        await host.gone()
-        flooding.cancel()
-        await asyncio.gather(flooding, return_exceptions=True)
+        assert await host.gone() in {0, STUCK}
     fleet.platform.menu.clear()
     fleet.center.menu.clear()
     async with raw_host(environment(fleet.folder), fleet.config()) as host:
@@ -230,6 +236,48 @@ async def test_it_leaves_in_time_though_nobody_reads_and_what_was_pushed_is_deli
         await leave(host)
     assert sorted(record.id for record in fleet.platform.records) == sorted(f"work-{number}" for number in range(20))
     assert len({push.key for push in fleet.platform.pushes}) == 1
+
+
+SKIPPED = "a state that no guild has a word for is skipped"
+
+
+def calls_of(host: RawHost, method: str) -> int:
+    return sum(message.get("method") == method for message in host.messages)
+
+
+def warnings_of(host: RawHost) -> list[Message]:
+    lines = [message["params"] for message in host.messages if message.get("method") == "log"]
+    return [line for line in lines if line["level"] == "warn"]
+
+
+async def test_a_host_that_reads_byte_by_byte_delays_no_work_and_the_plugin_leaves_in_time_with_nothing_lost(
+    fleet: Fleet,
+) -> None:
+    async with raw_host(environment(fleet.folder), fleet.config()) as host:
+        reading = asyncio.create_task(read_byte_by_byte(host))
+        pushed = {"dispatches": [dispatch(number) for number in range(20)]}
+        await host.send({"jsonrpc": "2.0", "id": 1, "method": "agentic.sync.push", "params": pushed})
+        await fleet.platform.wait_until(lambda platform: len(platform.records) == 20)
+        fleet.platform.menu.add(Hang(), times=None)
+        pushed = {"dispatches": [dispatch(20)]}
+        await host.send({"jsonrpc": "2.0", "id": 2, "method": "agentic.sync.push", "params": pushed})
+        await fleet.platform.wait_until(lambda platform: len(platform.pushes) == 2)
+        await flood_until_stuck(host)
+        host.hang_up()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert await host.gone() in {0, STUCK}
+    fleet.platform.menu.clear()
+    async with raw_host(environment(fleet.folder), fleet.config()) as host:
+        await fleet.platform.wait_until(lambda platform: len(platform.records) == 21)
+        await leave(host)
+    assert len({push.key for push in fleet.platform.pushes}) == 2
+
+
+async def read_byte_by_byte(host: RawHost) -> None:
+    while True:
+        await host.read(1)
+        await asyncio.sleep(0.01)
 
 
 def state_answer(call: Message, state: object) -> Message:
@@ -257,8 +305,8 @@ def with_nonsense(call: Message) -> Iterable[Message]:
 
 
 def with_errors(call: Message) -> Iterable[Message]:
-    errors: list[object] = [7, "no", {}, {"code": "x"}, {"code": -32601, "message": 7}, {"code": 2**63}]
-    errors.append({"code": 1, "message": "x" * MIB})
+    essay = {"code": 1, "message": "x" * MIB}  # for the first call, whose failure is logged
+    errors: list[object] = ["no", essay, 7, {}, {"code": "x"}, {"code": -32601, "message": 7}, {"code": 2**63}]
     return [{"jsonrpc": "2.0", "id": call["id"], "error": errors[call["id"] % len(errors)]}]
 
 
@@ -291,16 +339,15 @@ async def test_an_agent_whose_state_cannot_be_read_is_said_and_recovers(fleet: F
     config = fleet.config(presence={"interval_s": 0.1}, host={"timeout_s": 0.1})
     async with raw_host(environment(fleet.folder), config) as host:
         host.answer = answer
-        reads = 0
-        while reads < 15:
-            reads += sum(message.get("method") == "ReadAgentState" for message in await host.read())
+        await host.read_while(lambda: calls_of(host, "ReadAgentState") < 15)
         status = await host.result("agentic.presence.status")
         assert len(msgspec.json.encode(status)) < 10_000
         assert status["agents"][0]["state"] not in {"busy", "working", "idle"}
         assert "busy" not in fleet.guilds[0].presence.values()
+        assert any(line["message"] in {UNREADABLE.starts, SKIPPED} for line in warnings_of(host))
+        assert max(map(len, map(msgspec.json.encode, warnings_of(host)))) < 10_000
         host.answer = good
-        while fleet.guilds[0].presence.get("user-codex") != "busy":
-            await host.read()
+        await host.read_while(lambda: fleet.guilds[0].presence.get("user-codex") != "busy")
         await leave(host)
 
 
@@ -308,9 +355,7 @@ async def test_a_second_answer_to_one_question_counts_for_nothing(fleet: Fleet) 
     config = fleet.config(presence={"interval_s": 0.1})
     async with raw_host(environment(fleet.folder), config) as host:
         host.answer = twice
-        reads = 0
-        while reads < 5:
-            reads += sum(message.get("method") == "ReadAgentState" for message in await host.read())
+        await host.read_while(lambda: calls_of(host, "ReadAgentState") < 5)
         status = await host.result("agentic.presence.status")
         assert status["agents"][0]["state"] == "working"
         assert {put.status for put in fleet.guilds[0].puts} == {"on_call"}

@@ -239,12 +239,12 @@ async def test_a_session_that_names_other_places_brings_each_token_only_where_it
     build, lobby = fleet.guilds
     async with LoopbackGuild("elsewhere") as elsewhere, raw_host(environment(fleet.folder), config_of(fleet)) as host:
         host.answer = busy
-        while len(build.presence) < 2 or len(lobby.presence) < 2:
-            await host.read()
+        await host.read_while(lambda: len(build.presence) < 2 or len(lobby.presence) < 2)
         fleet.center.menu.add(session({"build": elsewhere.url, "lobby": lobby.url}), agent="codex", times=None)
         fleet.center.rotate("codex")
-        while not elsewhere.arrivals:
-            await host.result("agentic.presence.refresh")
+        async with asyncio.timeout(30):
+            while not elsewhere.arrivals:
+                await host.result("agentic.presence.refresh")
         for _ in range(3):
             await host.result("agentic.presence.refresh")
         host.hang_up()
@@ -279,8 +279,7 @@ async def test_an_endpoint_that_must_not_be_contacted_is_said_and_the_other_guil
     fleet.center.menu.add(session({"build": endpoint, "lobby": lobby.url}), agent="codex", times=None)
     async with raw_host(environment(fleet.folder), config_of(fleet)) as host:
         host.answer = busy
-        while lobby.presence.get("user-codex") != "busy":
-            await host.read()
+        await host.read_while(lambda: lobby.presence.get("user-codex") != "busy")
         status = await host.result("agentic.presence.status", {"agent_id": "codex"})
         cells = {cell["guild_node_id"]: cell for cell in status["agents"][0]["guilds"]}
         assert cells["lobby"]["state"] == "in_sync"

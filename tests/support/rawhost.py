@@ -1,7 +1,11 @@
 """A host that misbehaves: the plugin as a real process, its pipes as bytes, and what the kernel says of its memory."""
 
 import asyncio
+import fcntl
+import os
 import signal
+import stat
+import termios
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from plugin.launch import find, launch
-from protocol.framing import Decoder, Framing, encode
+from protocol.framing import Framing, encode
 
 PATIENCE_S = 30.0
 LEAVES_IN_S = 1.5 + 1.0 + 5.0  # the deadline, the watchdog's second, and room for a busy machine
@@ -32,7 +36,7 @@ class RawHost:
         self.messages: list[Message] = []
         self.wire = bytearray()
         self.stderr = bytearray()
-        self._decoder = Decoder(256 * 1024 * 1024, framing)
+        self._unframed = bytearray()
         self._next_id = 0
         self._stderr = asyncio.create_task(self._keep_stderr())
 
@@ -47,6 +51,17 @@ class RawHost:
         async with asyncio.timeout(PATIENCE_S):
             await self.process.stdin.drain()
 
+    async def write_apart(self, data: bytes) -> None:
+        """Write bytes so that the plugin reads each for itself."""
+        assert self.process.stdin is not None
+        fd: int = self.process.stdin.transport.get_extra_info("pipe").fileno()
+        unread = termios.TIOCOUTQ if stat.S_ISSOCK(os.fstat(fd).st_mode) else termios.FIONREAD
+        for start in range(len(data)):
+            await self.write(data[start : start + 1])
+            async with asyncio.timeout(PATIENCE_S):
+                while any(fcntl.ioctl(fd, unread, bytes(4))):
+                    await asyncio.sleep(0.001)  # the kernel tells nobody that the other side has read
+
     async def read(self, most_bytes: int = _READ_BYTES) -> list[Message]:
         """Read once, answer what the plugin asks, return the messages that are complete; none at the end."""
         assert self.process.stdout is not None
@@ -54,9 +69,8 @@ class RawHost:
             data = await self.process.stdout.read(most_bytes)
         self.wire += data
         came: list[Message] = []
-        for frame in self._decoder.feed(data):
-            assert isinstance(frame, bytes), frame
-            came.append(msgspec.json.decode(frame))
+        self._unframed += data
+        came.extend(self._messages())
         listening = self.process.stdin is not None and not self.process.stdin.is_closing()
         for message in came:
             if listening and self.process.returncode is None and "method" in message and "id" in message:
@@ -72,6 +86,13 @@ class RawHost:
                 if done(message):
                     return message
             assert came or self.process.stdout is None or not self.process.stdout.at_eof(), "the plugin has ended"
+
+    async def read_while(self, lacking: Callable[[], bool]) -> None:
+        """Read, and answer what the plugin asks, as long as something is lacking; in time, and before it ends."""
+        async with asyncio.timeout(PATIENCE_S):
+            while lacking():
+                came = await self.read()
+                assert came or self.process.stdout is None or not self.process.stdout.at_eof(), "the plugin has ended"
 
     async def call(self, method: str, params: object = None) -> Message:
         """Send a request and read until it is answered; return the answer."""
@@ -127,6 +148,20 @@ class RawHost:
         await self._stderr
         self._transport().close()
         await self.process.wait()
+
+    def _messages(self) -> Iterable[Message]:
+        """Take whole messages off what was read. By hand: what is tested must not judge itself."""
+        start, mark = 0, b"\n" if self.framing is Framing.NDJSON else b"\r\n\r\n"
+        while (end := self._unframed.find(mark, start)) >= 0:
+            begin, after = start, end + 1
+            if self.framing is Framing.CONTENT_LENGTH:
+                begin = end + len(mark)
+                after = end = begin + int(self._unframed[start:begin].removeprefix(b"Content-Length: "))
+            if after > len(self._unframed):
+                break
+            yield msgspec.json.decode(self._unframed[begin:end])
+            start = after
+        del self._unframed[:start]
 
     def _transport(self) -> Any:  # noqa: ANN401  asyncio has no public name for it, nor another way to one pipe
         return vars(self.process)["_transport"]
