@@ -331,6 +331,24 @@ async def test_an_hour_of_refused_logins_or_guild_tokens_costs_few_requests_and_
         await guild.wait_until(lambda guild: guild.presence.get("user-codex") == "idle")
 
 
+async def test_a_clock_that_jumps_by_a_day_neither_delays_presence_nor_repeats_it() -> None:
+    clock = FakeClock()
+    center, guild = LoopbackCenter(clock=clock), LoopbackGuild("lobby", clock=clock)
+    async with town(clock, center, guild) as presence:
+        await guild.wait_until(lambda guild: guild.presence.get("user-codex") == "idle")
+        for jump_s, state, shown in ((-86_400, "busy", "busy"), (2 * 86_400, "working", "on_call")):
+            arrivals = len(guild.arrivals)
+            guild.menu.add(Status(code=500))
+            clock.jump(jump_s)
+            presence.state_changed("codex", state)
+            for _ in range(3):
+                await clock.advance(1)
+                await idle(center, guild)
+            assert guild.presence["user-codex"] == shown
+            assert len(guild.arrivals) == arrivals + 2
+        assert len(center.arrivals) == 1
+
+
 async def idle(*servers: Server) -> None:
     """Let requests that were begun come to their end."""
     for _ in range(5):

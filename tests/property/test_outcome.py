@@ -17,8 +17,7 @@ HEADERS = st.dictionaries(
 ABOUT_OTHERS = {401, 402, 403, 404, 405, 407, 408, 410, 425, 426, 429, *range(300, 400)}
 ANSWERS = st.builds(
     Answer,
-    status=st.integers(min_value=100, max_value=999)
-    | st.sampled_from([200, 401, 413, 422, 429, 500, 503]),
+    status=st.integers(min_value=100, max_value=999) | st.sampled_from([200, 401, 413, 422, 429, 500, 503]),
     headers=HEADERS,
     body=st.binary(max_size=200),
 )
