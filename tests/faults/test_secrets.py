@@ -162,13 +162,15 @@ async def test_no_failure_of_the_network_shows_a_secret(tmp_path: Path) -> None:
         with_proxy = {"proxy": proxy.url.replace("http://", f"http://person:{PROXY_PASSWORD}@"), "timeout_s": 1}
         names = {"base_url": "https://platform.invalid", "api_key": TOKEN}
         identities = [{"agent_id": "codex", "api_key": KEY}]
-        async with raw_host(environment(tmp_path), config_of(fleet, identities=identities)) as host:
+        through: dict[str, object] = {
+            "platform": {**names, **with_proxy},
+            "fabric": {"center_url": fleet.center.url, **with_proxy},
+        }
+        # What is in force at the start is logged, so that there is a password in it.
+        async with raw_host(environment(tmp_path), config_of(fleet, identities=identities, **through)) as host:
             host.answer = busy
             await provoke(host, 1)
-            for parts in (
-                {"platform": names, "fabric": {"center_url": "https://center.invalid"}},
-                {"platform": {**names, **with_proxy}, "fabric": {"center_url": fleet.center.url, **with_proxy}},
-            ):
+            for parts in ({}, {"platform": names, "fabric": {"center_url": "https://center.invalid"}}, through):
                 await host.result("configure", {"config": config_of(fleet, identities=identities, **parts)})
                 await provoke(host, 2)
             await host.call("shutdown")
@@ -183,6 +185,7 @@ def bad_configs(fleet: Fleet) -> list[object]:
         {"platform": {**platform, "api_key": TOKEN, "api_key_env": "X"}},
         {"platform": {**platform, "apikey": TOKEN}},
         {"platform": {**platform, "base_url": f"https://person:{TOKEN}@example.org"}},
+        {"platform": {**platform, "base_url": f"https://person:{quote(TOKEN, safe='')}@example.org"}},
         {"platform": {**platform, "base_url": f"https://example.org/?token={TOKEN}"}},
         {"platform": {**platform, "proxy": f"socks5://person:{TOKEN}@example.org"}},
         {"platform": TOKEN},

@@ -59,8 +59,8 @@ class RawHost:
         for start in range(len(data)):
             await self.write(data[start : start + 1])
             async with asyncio.timeout(PATIENCE_S):
-                while any(fcntl.ioctl(fd, unread, bytes(4))):
-                    await asyncio.sleep(0.001)  # the kernel tells nobody that the other side has read
+                while any(fcntl.ioctl(fd, unread, bytes(4))):  # noqa: ASYNC110  the kernel tells nobody when it is read
+                    await asyncio.sleep(0.001)
 
     async def read(self, most_bytes: int = _READ_BYTES) -> list[Message]:
         """Read once, answer what the plugin asks, return the messages that are complete; none at the end."""
