@@ -254,6 +254,8 @@ async def test_a_host_that_reads_byte_by_byte_delays_no_work_and_the_plugin_leav
     fleet: Fleet,
 ) -> None:
     async with raw_host(environment(fleet.folder), fleet.config()) as host:
+        host.take_at_most(1)
+        before = len(host.wire)
         reading = asyncio.create_task(read_byte_by_byte(host))
         pushed = {"dispatches": [dispatch(number) for number in range(20)]}
         await host.send({"jsonrpc": "2.0", "id": 1, "method": "agentic.sync.push", "params": pushed})
@@ -263,9 +265,11 @@ async def test_a_host_that_reads_byte_by_byte_delays_no_work_and_the_plugin_leav
         await host.send({"jsonrpc": "2.0", "id": 2, "method": "agentic.sync.push", "params": pushed})
         await fleet.platform.wait_until(lambda platform: len(platform.pushes) == 2)
         await flood_until_stuck(host)
+        assert len(host.wire) - before < 4096  # less than a page, with which the pipe would take more
         host.hang_up()
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+        host.take_at_most(64 * 1024)
         assert await host.gone() in {0, STUCK}
     fleet.platform.menu.clear()
     async with raw_host(environment(fleet.folder), fleet.config()) as host:
@@ -277,7 +281,7 @@ async def test_a_host_that_reads_byte_by_byte_delays_no_work_and_the_plugin_leav
 async def read_byte_by_byte(host: RawHost) -> None:
     while True:
         await host.read(1)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # how slow it is
 
 
 def state_answer(call: Message, state: object) -> Message:

@@ -115,6 +115,11 @@ class RawHost:
             came += await self.read()
         return came
 
+    def take_at_most(self, count: int) -> None:
+        """Take so many bytes off the pipe at a time from now on, and those only when `read` asks."""
+        self._transport().get_pipe_transport(1).max_size = count
+        vars(self.process.stdout)["_limit"] = count - 1  # what asyncio would read ahead
+
     def hang_up(self) -> None:
         """Close the plugin's standard input at once; what it has not taken yet is dropped."""
         assert self.process.stdin is not None
