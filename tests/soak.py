@@ -137,6 +137,7 @@ def _wrong(verdict: Verdict) -> list[str]:
         "keys that came with two bodies": verdict.keys_with_two_bodies,
         "keys with two effects": verdict.keys_with_two_effects,
         "delivered twice, under different keys": verdict.doubled,
+        "sent again in another batch": verdict.regrouped,
     }
     return [f"{what}: {len(ids)}, such as {sorted(ids)[:3]}" for what, ids in found.items() if ids]
 

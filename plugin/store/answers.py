@@ -3,6 +3,7 @@
 import sqlite3
 from typing import assert_never
 
+from plugin.crash import point
 from plugin.store import batches, history, ledger
 from plugin.store.interface import (
     Acknowledged,
@@ -101,6 +102,7 @@ def _acknowledge(db: sqlite3.Connection, batch: Batch, change: Acknowledged, *, 
         gone += 1
         fingerprint, core_fingerprint, number = found
         ledger.write(db, platform, name, fingerprint, core_fingerprint, now_ms=now_ms)
+        point("record.begun")
         if number is not None:
             numbers.add(number)
     if not gone:

@@ -6,15 +6,17 @@ import json
 import signal
 import sqlite3
 import sys
+from asyncio.subprocess import PIPE
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from plugin.crash import VARIABLE, armed
+from plugin.crash import VARIABLE
 from plugin.loopback.host import LoopbackHost
 from protocol.errors import RpcError
-from tests.support.fleet import TOKEN, Fleet, environment, fleet_on_loopback
+from tests.support.fleet import TOKEN, Fleet, environment, field, fleet_on_loopback
 from tests.support.oracle import Oracle, shown
 
 PUSHING = ["enqueue.written:2", "enqueue.committed:2"]
@@ -23,6 +25,7 @@ SENDING = [
     "batch.committed",
     "request.formed",
     "request.answered",
+    "record.begun",
     "record.written",
     "record.committed",
 ]
@@ -61,11 +64,22 @@ async def test_killed_at_any_step_of_taking_and_sending_it_loses_doubles_and_alt
     await run_until_it_is_killed(fleet, oracle, point)
     if not point.startswith("migrate"):
         assert oracle.owed
-    async with fleet.host() as host:
+    sent = fleet.platform.pushes
+    token_file = fleet.folder / "token"
+    token_file.unlink(missing_ok=True)
+    async with fleet.host(platform={"base_url": fleet.platform.url, "api_key_file": str(token_file)}) as host:
+        # There before anything is sent again, it must not join a batch that was sent.
+        for agent in ("fleet", "other"):
+            await oracle.push(host, oracle.make(), agent=agent)
+        token_file.write_text(TOKEN)
         verdict = await oracle.holds(host)
         await shown(fleet, host)
+        assert field(field(await host.call("agentic.sync.status"), "store"), "state") == "ok"
     assert verdict.kept
     assert not verdict.doubled
+    if point == "record.committed":
+        again = {arrival.key for arrival in fleet.platform.pushes[len(sent) :]}
+        assert any(arrival.key not in again for arrival in sent)
 
 
 @pytest.mark.parametrize("point", IMPORTING)
@@ -78,10 +92,12 @@ async def test_killed_at_any_step_of_taking_over_the_go_agents_queue_it_takes_it
     entry = {"agent_id": "codex", "dispatches": left, "queued_at": "2026-04-14T12:00:00Z"}
     (folder / "queue.json").write_text(json.dumps([entry]))
     await start_and_die(fleet.host(environ={VARIABLE: point}))
-    async with fleet.host() as host:
-        verdict = await oracle.holds(host)
-    assert verdict.kept
-    assert not verdict.doubled
+    for _ in range(2):
+        async with fleet.host() as host:
+            await host.call("agentic.sync.push", {"agent_id": "codex"})  # returns once all that was taken over is out
+            verdict = await oracle.holds(host)
+            assert verdict.kept
+    assert set(Counter(id_ for arrival in fleet.platform.pushes for id_ in arrival.ids).values()) == {1}
 
 
 @pytest.mark.parametrize("point", SALVAGING)
@@ -114,11 +130,12 @@ async def test_killed_at_any_step_of_a_migration_it_migrates_at_the_next_start(f
     db.close()
 
 
-def test_a_point_ends_nothing_under_another_name_or_before_its_turn() -> None:
-    point = armed("record.written:3")
-    for _ in range(2):
-        point("record.written")
-        point("record.committed")
+async def test_a_point_ends_the_process_under_its_own_name_and_in_its_turn(tmp_path: Path) -> None:
+    armed = environment(tmp_path, **{VARIABLE: "record.written:3"})
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", PASSING, cwd=ROOT, env=armed, stdout=PIPE)
+    async with asyncio.timeout(20):
+        said, _ = await process.communicate()
+    assert (said.split(), process.returncode) == ([b"twice", b"still"], -signal.SIGKILL)
 
 
 async def start_and_die(host: LoopbackHost) -> None:
@@ -130,6 +147,18 @@ async def start_and_die(host: LoopbackHost) -> None:
     await host.kill()
 
 
+PASSING = """
+from plugin.crash import point
+
+for _ in range(2):
+    point("record.written")
+    point("record.committed")
+print("twice", flush=True)
+point("record.committed")
+print("still", flush=True)
+point("record.written")
+print("after")
+"""
 NEXT_VERSION = """
 import sys
 from pathlib import Path

@@ -53,7 +53,6 @@ async def test_thousands_of_records_due_at_once_go_out_in_batches_while_calls_ar
         push = asyncio.create_task(oracle.push(host, oracle.make(1), agent="other"))
         while not push.done():
             assert await host.call("ping", timeout_s=10) == {}
-            await fleet.platform.wait_until(lambda platform: platform.in_flight > 0 or push.done())
         verdict = await oracle.holds(host)
         status = await host.call("agentic.sync.status")
     assert verdict.kept

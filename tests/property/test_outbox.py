@@ -13,7 +13,16 @@ from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from plugin.clock import SystemClock
 from plugin.errors import QueueFull
@@ -343,5 +352,5 @@ class OutboxMachine(RuleBasedStateMachine):
             assert self.run(self.store.unsettled("amy", up_to_row=number)) == len(mine)
 
 
-OutboxMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
-TestOutbox = OutboxMachine.TestCase
+def test_whatever_happens_the_outbox_does_what_a_plain_model_does() -> None:
+    run_state_machine_as_test(OutboxMachine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None))

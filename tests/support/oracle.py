@@ -6,12 +6,13 @@ or not. The servers note each request before any fault, so nothing escapes by go
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plugin.loopback.guild import LoopbackGuild
 from plugin.loopback.host import LoopbackHost
 from plugin.loopback.platform import LoopbackPlatform
+from plugin.loopback.server import Arrival
 from protocol.errors import RpcError
 from tests.support.fleet import Fleet
 
@@ -25,7 +26,8 @@ class Verdict:
     """What is wrong, by record id or key; nothing, when every promise was kept.
 
     `doubled` are records with two effects under different keys. That is no broken promise where a batch whose outcome
-    was unknown was split afterwards; everywhere else it is.
+    was unknown was split afterwards; everywhere else it is. `regrouped` are records that went out again under another
+    key, in anything but a part of the batch that they were in.
     """
 
     lost: frozenset[str]
@@ -34,12 +36,18 @@ class Verdict:
     keys_with_two_bodies: frozenset[str]
     keys_with_two_effects: frozenset[str]
     doubled: frozenset[str]
+    regrouped: frozenset[str]
 
     @property
     def kept(self) -> bool:
         """Return whether every promise was kept."""
         return not (
-            self.lost or self.altered or self.unknown or self.keys_with_two_bodies or self.keys_with_two_effects
+            self.lost
+            or self.altered
+            or self.unknown
+            or self.keys_with_two_bodies
+            or self.keys_with_two_effects
+            or self.regrouped
         )
 
 
@@ -109,6 +117,7 @@ class Oracle:
             keys_with_two_bodies=_twice(key for key, _ in bodies),
             keys_with_two_effects=_twice(key for key, _ in effects),
             doubled=_twice(record.id for record in records),
+            regrouped=frozenset(_regrouped(pushes)),
         )
 
 
@@ -121,6 +130,16 @@ async def shown(fleet: Fleet, host: LoopbackHost, within_s: float = PRESENCE_S) 
     async with asyncio.timeout(within_s):
         for guild in fleet.guilds:
             await guild.wait_until(is_true, within_s)
+
+
+def _regrouped(pushes: Iterable[Arrival]) -> Iterator[str]:
+    last: dict[str, Arrival] = {}
+    for arrival in pushes:
+        for id_ in arrival.ids:
+            before = last.get(id_, arrival)
+            if arrival.key != before.key and not set(arrival.ids) < set(before.ids):
+                yield id_
+            last[id_] = arrival
 
 
 def _twice(values: Iterable[str]) -> frozenset[str]:

@@ -115,6 +115,7 @@ class Storm:
     rng: random.Random
     oracle: Oracle
     weather: tuple[Weather, ...]
+    configure_s: float = CONFIGURE_S
     kills: int = 0
     starts_s: list[float] = field(default_factory=list[float])
     push_s: list[float] = field(default_factory=list[float])
@@ -225,7 +226,7 @@ class Storm:
 
     async def _configure(self, host: LoopbackHost) -> None:
         while True:
-            await asyncio.sleep(CONFIGURE_S * self.rng.random())
+            await asyncio.sleep(self.configure_s * self.rng.random())
             await host.call("configure", {"config": self.fleet.config(**self._parts())}, timeout_s=CALL_S)
 
     async def _sample(self, host: LoopbackHost) -> Sample:
