@@ -8,8 +8,8 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, assert_never
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,13 +20,25 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from plugin.clock import SystemClock
 from plugin.errors import QueueFull
-from plugin.store.interface import Acknowledged, Batch, Caps, Dead, Failed, Record, RowState, SetApart, Split
+from plugin.store.interface import (
+    Acknowledged,
+    Batch,
+    BatchChange,
+    Caps,
+    Dead,
+    Failed,
+    Record,
+    RowState,
+    SetApart,
+    Split,
+)
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.stores import NOW_MS, PLATFORM, new_folder_in_memory, record
 
@@ -34,7 +46,18 @@ T = TypeVar("T")
 
 CAPS = Caps(records=14, bytes=10_000)
 AGENTS = st.sampled_from(["amy", "bob"])
-RECORDS = st.lists(st.builds(record, st.sampled_from("abcdef"), st.integers(1, 2)), min_size=1, max_size=5)
+# Few records and small batches, so that the same ones meet again in every state.
+RECORDS = st.lists(st.builds(record, st.sampled_from("abcd"), st.integers(1, 2)), min_size=1, max_size=3)
+MOST = st.sampled_from([1, 1, 2, 4])
+ANSWERS: st.SearchStrategy[BatchChange] = st.one_of(
+    st.just(Acknowledged(synced=1, payload_bytes=1)),
+    st.just(Failed(counts=True)),
+    st.builds(Split, suspect=st.booleans()),
+    st.just(Dead(reason="no", status=422, answer="")),
+    st.builds(SetApart, due_ms=st.integers(0, 300_000), reason=st.just("500")),  # from now
+)
+# Some are late: what they are about has gone another way by then.
+SEVERAL = st.lists(ANSWERS, min_size=1, max_size=3) | st.just([Failed(counts=True)] * 3)
 
 
 @dataclass
@@ -49,6 +72,9 @@ class Row:
     state: RowState = RowState.WAITING
     batch: int | None = None
     due_ms: int = 0
+
+    def as_record(self) -> Record:
+        return Record(id=self.id, fingerprint=self.fingerprint, body=self.body)
 
 
 @dataclass
@@ -130,6 +156,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(agent=AGENTS, records=RECORDS)
     def push(self, agent: str, records: list[Record]) -> None:
+        self.hand_in(agent, records)
+
+    def hand_in(self, agent: str, records: list[Record]) -> None:
         model = self.model
         fresh = {(one.id, one.fingerprint): one for one in records if not model.queued(agent, one.id, one.fingerprint)}
         count, size = self.volume()
@@ -146,6 +175,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(agent=AGENTS, records=RECORDS)
     def scan(self, agent: str, records: list[Record]) -> None:
+        self.find(agent, records)
+
+    def find(self, agent: str, records: list[Record]) -> None:
         model = self.model
         done = self.run(self.store.enqueue(agent, records, caps=CAPS, now_ms=self.now_ms, scanned_for=PLATFORM))
         known = left_out = 0
@@ -158,13 +190,36 @@ class OutboxMachine(RuleBasedStateMachine):
                 left_out += 1
         assert (done.known, done.left_out) == (known, left_out)
 
-    @rule(target=claimed, busy=st.sets(AGENTS, max_size=1), most=st.integers(1, 4))
+    @rule(target=claimed, busy=st.sets(AGENTS, max_size=1), most=MOST)
     def claim(self, busy: set[str], most: int) -> Batch | MultipleResults[Batch]:
+        found = self.next_batch(busy, most)
+        return multiple() if found is None else found
+
+    @rule(target=claimed, busy=st.sets(AGENTS, max_size=1), most=MOST, answers=SEVERAL)
+    def send(self, busy: set[str], most: int, answers: list[BatchChange]) -> Batch | MultipleResults[Batch]:
+        found = self.next_batch(busy, most)
+        if found is None:
+            return multiple()
+        for how in answers:
+            self.answered(found, how)
+        return found
+
+    @rule(most=MOST)
+    def drain(self, most: int) -> None:
+        while (found := self.next_batch(set(), most)) is not None:
+            self.answered(found, Acknowledged(synced=len(found.rows), payload_bytes=1))
+
+    @rule(batch=claimed, how=ANSWERS)
+    def answer(self, batch: Batch, how: BatchChange) -> None:
+        """Answer at any time what was sent at any time."""
+        self.answered(batch, how)
+
+    def next_batch(self, busy: set[str], most: int) -> Batch | None:
         found = self.run(self.store.claim(PLATFORM, busy=busy, max_records=most, max_bytes=1000, now_ms=self.now_ms))
         self.expect(found, busy, most)
         if found is not None:
             assert found.bodies == tuple(self.model.rows[number].body for number in found.rows)
-        return multiple() if found is None else found
+        return found
 
     def expect(self, found: Batch | None, busy: set[str], most: int) -> None:
         """Check that this is the batch whose turn it is, and learn it when it is new."""
@@ -210,16 +265,37 @@ class OutboxMachine(RuleBasedStateMachine):
         assert found.rows == tuple(row.number for row in model.members(batch))
         assert (found.failures, found.suspect) == (model.failures[batch], batch in model.suspects)
 
-    def answer(self, batch: Batch, change: Acknowledged | Failed | Split | Dead | SetApart) -> bool:
+    def answered(self, batch: Batch, how: BatchChange) -> None:
+        """Record an answer, and do to the model what it should have done; one that cannot be to this batch is none."""
+        alone = len(batch.rows) == 1
+        match how:
+            case Acknowledged():
+                self.recorded(batch, how)
+                self.deliver(batch)
+            case Failed():
+                if self.recorded(batch, how) and not batch.apart:
+                    self.model.failures[batch.id] += 1
+            case Split(suspect=suspect):
+                if not alone and self.recorded(batch, how):
+                    self.cut(batch, suspect=suspect)
+            case Dead():
+                if alone and self.recorded(batch, how):
+                    self.leave(batch, RowState.DEAD)
+            case SetApart(due_ms=wait_ms):
+                if alone and self.recorded(batch, replace(how, due_ms=self.now_ms + wait_ms)):
+                    self.leave(batch, RowState.APART)
+                    self.model.rows[batch.rows[0]].due_ms = self.now_ms + wait_ms
+            case _:
+                assert_never(how)
+
+    def recorded(self, batch: Batch, change: BatchChange) -> bool:
         """Record a change; say whether it should have had an effect."""
         current = self.model.is_current(batch)
         self.run(self.store.record(batch, change, platform=PLATFORM, gate=None, now_ms=self.now_ms))
         return current
 
-    @rule(batch=claimed)
-    def acknowledge(self, batch: Batch) -> None:
+    def deliver(self, batch: Batch) -> None:
         model = self.model
-        self.answer(batch, Acknowledged(synced=len(batch.rows), payload_bytes=1))
         for number in batch.rows:
             row = model.rows.pop(number, None)
             if row is not None:
@@ -227,16 +303,8 @@ class OutboxMachine(RuleBasedStateMachine):
                 if row.batch is not None:
                     model.forget(row.batch)
 
-    @rule(batch=claimed)
-    def fail(self, batch: Batch) -> None:
-        if self.answer(batch, Failed(counts=True)) and not batch.apart:
-            self.model.failures[batch.id] += 1
-
-    @rule(batch=claimed, suspect=st.booleans())
-    def split(self, batch: Batch, *, suspect: bool) -> None:
+    def cut(self, batch: Batch, *, suspect: bool) -> None:
         model = self.model
-        if len(batch.rows) < 2 or not self.answer(batch, Split(suspect=suspect)):
-            return
         rows = model.members(batch.id)
         middle = (len(rows) + 1) // 2
         model.forget(batch.id)
@@ -258,26 +326,17 @@ class OutboxMachine(RuleBasedStateMachine):
             )
         )
 
-    @rule(batch=claimed)
-    def bury(self, batch: Batch) -> None:
-        if len(batch.rows) == 1 and self.answer(batch, Dead(reason="no", status=422, answer="")):
-            self.leave(batch, RowState.DEAD)
-
-    @rule(batch=claimed, wait_ms=st.integers(0, 300_000))
-    def set_apart(self, batch: Batch, wait_ms: int) -> None:
-        change = SetApart(due_ms=self.now_ms + wait_ms, reason="500")
-        if len(batch.rows) == 1 and self.answer(batch, change):
-            self.leave(batch, RowState.APART)
-            self.model.rows[batch.rows[0]].due_ms = change.due_ms
-
     def leave(self, batch: Batch, state: RowState) -> None:
         self.model.forget(batch.id)
         self.model.rows[batch.rows[0]].state = state
 
-    @rule(whole=st.booleans(), data=st.data())
-    def retry(self, data: st.DataObject, *, whole: bool) -> None:
-        dead = [row for row in self.model.rows.values() if row.state is RowState.DEAD]
+    @precondition(lambda self: self.dead())
+    @rule(whole=st.booleans(), anew=st.booleans(), data=st.data())
+    def retry(self, data: st.DataObject, *, whole: bool, anew: bool) -> None:
+        dead = self.dead()
         chosen = dead if whole else [row for row in dead if data.draw(st.booleans())]
+        for row in dead if anew else []:
+            self.hand_in(row.agent, [row.as_record()])
         numbers = None if whole else [row.number for row in chosen]
         assert self.run(self.store.retry_dead(numbers, now_ms=self.now_ms)) == len(chosen)
         for row in chosen:
@@ -286,15 +345,21 @@ class OutboxMachine(RuleBasedStateMachine):
             else:
                 row.state = RowState.WAITING
 
-    @rule(whole=st.booleans(), data=st.data())
-    def drop(self, data: st.DataObject, *, whole: bool) -> None:
-        dead = [row for row in self.model.rows.values() if row.state is RowState.DEAD]
+    @precondition(lambda self: self.dead())
+    @rule(whole=st.booleans(), anew=st.booleans(), data=st.data())
+    def drop(self, data: st.DataObject, *, whole: bool, anew: bool) -> None:
+        dead = self.dead()
         chosen = dead if whole else [row for row in dead if data.draw(st.booleans())]
         numbers = None if whole else [row.number for row in chosen]
         assert self.run(self.store.drop_dead(numbers)) == len(chosen)
         for row in chosen:
             del self.model.rows[row.number]
             self.model.dropped.add((row.id, row.fingerprint))
+        for row in chosen if anew else []:
+            self.find(row.agent, [row.as_record()])
+
+    def dead(self) -> list[Row]:
+        return [row for row in self.model.rows.values() if row.state is RowState.DEAD]
 
     @rule(seconds=st.integers(1, 400))
     def wait(self, seconds: int) -> None:
@@ -327,30 +392,29 @@ class OutboxMachine(RuleBasedStateMachine):
         return counts.queued + counts.dead, counts.bytes
 
     @invariant()
-    def the_rows_are_the_models(self) -> None:
-        if not hasattr(self, "store"):
-            return
-        rows = self.run(self.store.rows())
-        assert [(row.row, row.agent_id, row.record_id, row.fingerprint, row.body, row.state) for row in rows] == [
-            (row.number, row.agent, row.id, row.fingerprint, row.body, row.state) for row in self.model.rows.values()
-        ]
+    def the_store_says_what_the_model_says(self) -> None:
+        if hasattr(self, "store"):
+            self.run(self.compare())
 
-    @invariant()
-    def the_totals_are_the_models(self) -> None:
-        if not hasattr(self, "store"):
-            return
+    async def compare(self) -> None:
+        store, rows = self.store, list(self.model.rows.values())
+        found = await store.rows()
+        assert [(row.row, row.agent_id, row.record_id, row.fingerprint, row.body, row.state) for row in found] == [
+            (row.number, row.agent, row.id, row.fingerprint, row.body, row.state) for row in rows
+        ]
         for agent in ("amy", "bob", None):
-            mine = [row for row in self.model.rows.values() if agent in (None, row.agent)]
+            mine = [row for row in rows if agent in (None, row.agent)]
             dead = sum(row.state is RowState.DEAD for row in mine)
-            counts = self.run(self.store.counts(agent))
+            counts = await store.counts(agent)
             assert (counts.queued, counts.dead) == (len(mine) - dead, dead)
             assert counts.bytes == sum(len(row.body) for row in mine)
-        assert self.run(self.store.ledger_size()) == len(self.model.ledger)
-        waiting = [row for row in self.model.rows.values() if row.state is RowState.WAITING]
+        assert await store.ledger_size() == len(self.model.ledger)
         for number in (0, self.model.last // 2, self.model.last):
-            mine = [row for row in waiting if row.agent == "amy" and row.number <= number]
-            assert self.run(self.store.unsettled("amy", up_to_row=number)) == len(mine)
+            mine = [
+                row for row in rows if row.agent == "amy" and row.state is RowState.WAITING and row.number <= number
+            ]
+            assert await store.unsettled("amy", up_to_row=number) == len(mine)
 
 
 def test_whatever_happens_the_outbox_does_what_a_plain_model_does() -> None:
-    run_state_machine_as_test(OutboxMachine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(OutboxMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

@@ -290,11 +290,12 @@ async def test_a_dead_letter_never_shows_the_token(tmp_path: Path) -> None:
         assert "***" in (dead.answer or "")
 
 
-async def test_a_record_that_breaks_the_platform_is_set_apart_and_holds_up_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("agent", ["other", "codex"])
+async def test_a_record_that_breaks_the_platform_is_set_apart_and_holds_up_nobody(tmp_path: Path, agent: str) -> None:
     async with world(tmp_path) as one:
         one.platform.indigestible = {"r05"}
         await one.push(*(f"r{number:02}" for number in range(12)))
-        await one.push("other", agent="other")
+        await one.push("other", agent=agent)
         await one.advance_until(one.drained)
         assert sorted(one.delivered()) == sorted({f"r{n:02}" for n in range(12)} - {"r05"} | {"other"})
         (apart,) = await one.rows(RowState.APART)
