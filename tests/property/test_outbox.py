@@ -7,7 +7,7 @@ then on it says what that batch must be until an answer changes it.
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, assert_never
 
@@ -49,15 +49,23 @@ AGENTS = st.sampled_from(["amy", "bob"])
 # Few records and small batches, so that the same ones meet again in every state.
 RECORDS = st.lists(st.builds(record, st.sampled_from("abcd"), st.integers(1, 2)), min_size=1, max_size=3)
 MOST = st.sampled_from([1, 1, 2, 4])
+FAILED = Failed(counts=True)
+DEAD = Dead(reason="no", status=422, answer="")
+APART = st.builds(SetApart, due_ms=st.integers(0, 300_000), reason=st.just("500"))  # from now
 ANSWERS: st.SearchStrategy[BatchChange] = st.one_of(
     st.just(Acknowledged(synced=1, payload_bytes=1)),
-    st.just(Failed(counts=True)),
+    st.just(FAILED),
     st.builds(Split, suspect=st.booleans()),
-    st.just(Dead(reason="no", status=422, answer="")),
-    st.builds(SetApart, due_ms=st.integers(0, 300_000), reason=st.just("500")),  # from now
+    st.just(DEAD),
+    APART,
 )
 # Some are late: what they are about has gone another way by then.
-SEVERAL = st.lists(ANSWERS, min_size=1, max_size=3) | st.just([Failed(counts=True)] * 3)
+SEVERAL: st.SearchStrategy[Sequence[BatchChange]] = st.one_of(
+    st.lists(ANSWERS, min_size=1, max_size=3),
+    st.just((FAILED, FAILED, FAILED)),
+    st.just((DEAD,)),
+    APART.map(lambda apart: (apart, DEAD)),
+)
 
 
 @dataclass
@@ -196,7 +204,7 @@ class OutboxMachine(RuleBasedStateMachine):
         return multiple() if found is None else found
 
     @rule(target=claimed, busy=st.sets(AGENTS, max_size=1), most=MOST, answers=SEVERAL)
-    def send(self, busy: set[str], most: int, answers: list[BatchChange]) -> Batch | MultipleResults[Batch]:
+    def send(self, busy: set[str], most: int, answers: Sequence[BatchChange]) -> Batch | MultipleResults[Batch]:
         found = self.next_batch(busy, most)
         if found is None:
             return multiple()
