@@ -1,0 +1,181 @@
+"""What it costs until work is on the disk for good: alone, for many callers at once, and behind a long queue."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from bench.race import race
+from bench.stage import fill, folder, launched, opened, records, work
+from bench.values import Table, at_least, at_most, ratio
+from plugin.loopback.host import LoopbackHost
+from plugin.store.interface import Caps, Record
+from plugin.store.sqlite import SqliteStore
+
+CALLS = 600
+TOGETHER = 4_096
+CALLERS = 64
+LONG = 100_000
+CAPS = Caps(records=10_000_000, bytes=1 << 40)
+
+WIRE = "agentic-sync, the whole call over the wire"
+STORE = "agentic-sync, the store's enqueue"
+FLOOR = "append + fdatasync"
+GO = "the Go way: the whole queue read and written as JSON"
+
+Enqueue = Callable[[int], Awaitable[object]]
+
+
+async def measure(runs: int) -> list[Table]:
+    """Measure the three tables."""
+    with folder() as home:
+        async with launched(home) as host, opened(home / "store") as store:
+            numbers = count()
+            return [
+                await _alone(home, host, store, numbers, runs),
+                await _together(home, host, store, numbers, runs),
+                await _behind(home, runs),
+            ]
+
+
+async def _alone(home: Path, host: LoopbackHost, store: SqliteStore, numbers: Iterator[int], runs: int) -> Table:
+    figures = await race(
+        {
+            FLOOR: lambda: _appended(home / "log", records(_next(numbers, CALLS))),
+            STORE: lambda: rate(_stored(store, records(_next(numbers, CALLS))), CALLS),
+            WIRE: lambda: rate(over_wire(host), CALLS),
+        },
+        runs,
+    )
+    share, wire = ratio(figures, STORE, FLOOR), ratio(figures, WIRE, FLOOR)
+    return Table(
+        row="enqueue",
+        title="Work put on the disk for good, by one caller",
+        unit="records/s",
+        figures=figures,
+        goals=(at_least(f"{STORE}, as a share of {FLOOR}", share, 0.8),),
+        note=f"The call over the wire, with host and plugin on this machine, reaches {wire:.2f} of {FLOOR}.",
+    )
+
+
+async def _together(home: Path, host: LoopbackHost, store: SqliteStore, numbers: Iterator[int], runs: int) -> Table:
+    figures = await race(
+        {
+            FLOOR: lambda: _appended(home / "log", records(_next(numbers, CALLS))),
+            STORE: lambda: rate(_stored(store, records(_next(numbers, TOGETHER))), TOGETHER, callers=CALLERS),
+            WIRE: lambda: rate(over_wire(host), TOGETHER, callers=CALLERS),
+        },
+        runs,
+    )
+    share, wire = ratio(figures, STORE, FLOOR), ratio(figures, WIRE, FLOOR)
+    return Table(
+        row="enqueue-together",
+        title=f"Work put on the disk for good, by {CALLERS} callers at once",
+        unit="records/s",
+        figures=figures,
+        goals=(at_least(f"{STORE}, against {FLOOR}", share, 8.0),),
+        note=f"{FLOOR} syncs each record, as it returns only then. Over the wire: {wire:.1f} of it.",
+    )
+
+
+async def _behind(home: Path, runs: int) -> Table:
+    short, long = "agentic-sync, nothing queued", f"agentic-sync, {LONG:,} queued"
+    go_short, go_long = "the Go way, nothing queued", f"the Go way, {LONG:,} queued"
+    async with queues(home, (0, LONG)) as hosts:
+        queued = await race({short: lambda: _took(hosts[0], 300), long: lambda: _took(hosts[1], 300)}, runs)
+    go = {go_short: lambda: rewritten(home, 0, 20), go_long: lambda: rewritten(home, LONG, 1)}
+    figures = (*queued, *await race(go, runs, warm_up=False))
+    return Table(
+        row="enqueue-behind",
+        title=f"One more record behind {LONG:,}",
+        unit="ms",
+        figures=figures,
+        goals=(at_most(f"{long}, against {short}", ratio(figures, long, short), 1.2),),
+        note=f"{GO}. All by one caller; agentic-sync is called over the wire.",
+    )
+
+
+@asynccontextmanager
+async def queues(home: Path, lengths: Sequence[int]) -> AsyncGenerator[list[LoopbackHost]]:
+    """Launch a plugin for each length, with so many records queued."""
+    async with AsyncExitStack() as stack:
+        hosts: list[LoopbackHost] = []
+        for length in lengths:
+            host = await stack.enter_async_context(launched(home / f"queue-{length}"))
+            await fill(host, ("bench",), length)
+            hosts.append(host)
+        yield hosts
+
+
+async def _took(host: LoopbackHost, calls: int) -> float:
+    return 1000 / await rate(over_wire(host), calls)
+
+
+async def rate(enqueue: Enqueue, calls: int, *, callers: int = 1) -> float:
+    """Return how many calls a second so many callers get answered, one after the other each."""
+    places = iter(range(calls))
+
+    async def caller() -> None:
+        for place in places:
+            await enqueue(place)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    return calls / (time.perf_counter() - started)
+
+
+_unique = count(1_000_000)
+
+
+def over_wire(host: LoopbackHost) -> Enqueue:
+    """Queue a piece of work by the plugin's action; without a token it stays in the queue."""
+
+    def call(_place: int) -> Awaitable[object]:
+        given = {"agent_id": "bench", "queue_only": True, "dispatches": [work(next(_unique))]}
+        return host.call("agentic.sync.push", given)
+
+    return call
+
+
+def _stored(store: SqliteStore, given: Sequence[Record]) -> Enqueue:
+    return lambda place: store.enqueue("bench", [given[place]], caps=CAPS, now_ms=0)
+
+
+async def _appended(path: Path, given: Sequence[Record]) -> float:
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    try:
+        started = time.perf_counter()
+        for record in given:
+            os.write(fd, record.body + b"\n")
+            os.fdatasync(fd)
+        return len(given) / (time.perf_counter() - started)
+    finally:
+        os.close(fd)
+
+
+async def rewritten(home: Path, length: int, calls: int) -> float:
+    """Return the milliseconds of an enqueue that reads, decodes, encodes and replaces a queue of so many entries."""
+    path, part = home / "queue.json", home / "queue.json.tmp"
+    path.write_bytes(msgspec.json.encode([_entry(number) for number in range(length)]))
+    started = time.perf_counter()
+    for number in range(calls):
+        entries = msgspec.json.decode(path.read_bytes())
+        entries.append(_entry(length + number))
+        part.write_bytes(msgspec.json.encode(entries))
+        part.replace(path)
+    return (time.perf_counter() - started) / calls * 1000
+
+
+def _entry(number: int) -> dict[str, object]:
+    return {"agent_id": "bench", "dispatches": [work(number)], "queued_at": "2026-04-14T12:00:00Z"}
+
+
+def _next(numbers: Iterator[int], many: int) -> list[int]:
+    return [next(numbers) for _ in range(many)]
