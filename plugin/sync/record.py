@@ -100,7 +100,7 @@ def core_fingerprint(updated_at: str, runs: int) -> str:
     Raises ValueError when `updated_at` is neither empty nor an RFC 3339 time.
     """
     moment = instant(updated_at)
-    text = UNSET_TIME if moment is None else msgspec.to_builtins(moment.replace(microsecond=0))
+    text = UNSET_TIME if moment is None else f"{moment.isoformat(timespec='seconds')[:-6]}Z"
     return f"{text}#{runs}"
 
 
@@ -114,10 +114,11 @@ def instant(text: str) -> datetime | None:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} says no time zone")
-    try:
-        moment = moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError(f"{text!r} is out of range") from error
+    if moment.tzinfo is not UTC:
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError(f"{text!r} is out of range") from error
     return None if moment == _ZERO else moment
 
 

@@ -96,7 +96,7 @@ class Scanner:
         seen = self._seen.get(name)
         if seen is not None and seen.settled and seen.status == mark and _same_report(seen, base, name):
             return seen
-        reading = read_workspace(base, name)
+        reading = read_workspace(base, name, mark)
         record = reading.record
         candidate = record and Candidate(
             id=record.id, fingerprint=record.fingerprint, core_fingerprint=record.core_fingerprint, base=base
@@ -108,7 +108,10 @@ class Scanner:
 def _same_report(seen: _Seen, base: str, name: str) -> bool:
     if seen.candidate is None and seen.report is None:
         return True  # not finished: its report doesn't matter
+    path = report_path(base, name)
+    if seen.report is None and not os.access(path, os.F_OK):
+        return True  # half the cost of a stat that finds nothing
     try:
-        return version(report_path(base, name)) == seen.report
+        return version(path) == seen.report
     except OSError:
         return False

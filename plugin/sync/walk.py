@@ -96,15 +96,19 @@ class Walk:
                 yield name, mark
 
 
-def version(path: str | int) -> Mark | None:
-    """Return the version of a regular file, by its path (links followed) or open; None when there is no such file.
+def version(path: str) -> Mark | None:
+    """Return the version of a regular file, links followed; None when there is no such file.
 
     Raises OSError when that can't be seen.
     """
     try:
-        info = os.stat(path)  # noqa: PTH116  # a Path for each file would double the cost of a warm scan
+        return regular(os.stat(path))  # noqa: PTH116  # a Path for each file would double the cost of a warm scan
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def regular(info: os.stat_result) -> Mark | None:
+    """Return the version that a stat shows; None when it isn't a regular file's."""
     return (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino) if stat.S_ISREG(info.st_mode) else None
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from plugin.store.interface import Record
 from plugin.sync.record import UNSET_TIME, core_fingerprint, decode, encode, seal
-from plugin.sync.walk import Mark, Problem, inside, printable, problem, version
+from plugin.sync.walk import Mark, Problem, inside, printable, problem, regular
 
 SYNCED = frozenset(("completed", "merged", "failed", "blocked"))
 STATUS_MAX_BYTES = 1024 * 1024
@@ -52,14 +52,15 @@ class _Refused(ValueError):
     """A file that must not be used; the text says why."""
 
 
-def read_workspace(base: str, name: str) -> Reading:
+def read_workspace(base: str, name: str, status_mark: Mark | None = None) -> Reading:
     """Read the workspace `<base>/<name>`; `base` is a real path, and no link that leaves it is followed.
 
-    Nothing is raised and nothing on the disk is changed. A version is taken before its file is read, so a file that
-    changes meanwhile differs from it at the next look.
+    `status_mark` is the version of its status, where that was seen just now. Nothing is raised and nothing on the disk
+    is changed. A version is taken before its file is read, so a file that changes meanwhile differs from it at the
+    next look.
     """
     path = f"{base}/{name}/status.json"
-    finished, mark, problems = _load(path, base, STATUS_MAX_BYTES, _finished)
+    finished, mark, problems = _load(path, base, STATUS_MAX_BYTES, _finished, status_mark)
     if finished is None:
         return Reading(record=None, status=mark, report=None, problems=problems)
     status, core = finished
@@ -96,14 +97,13 @@ def _object(data: bytes) -> dict[str, object] | None:
 
 
 def _load(
-    path: str, base: str, max_bytes: int, decoded: Callable[[bytes], _T]
+    path: str, base: str, max_bytes: int, decoded: Callable[[bytes], _T], mark: Mark | None = None
 ) -> tuple[_T | None, Mark | None, tuple[Problem, ...]]:
     """Return what a file says, the version that says it, and what was wrong; nothing at all when it isn't there."""
-    mark = None
     try:
+        mark = mark or regular(os.stat(path))  # noqa: PTH116  # see `version`
         fd = _open(path, base)
         try:
-            mark = version(fd)
             data = _read(fd, mark, max_bytes)
         finally:
             os.close(fd)
