@@ -3,8 +3,7 @@
 import sqlite3
 from typing import assert_never
 
-from plugin.crash import point
-from plugin.store import batches, history, ledger
+from plugin.store import batches, history
 from plugin.store.interface import (
     Acknowledged,
     Batch,
@@ -90,25 +89,8 @@ def _split(db: sqlite3.Connection, batch: Batch, number: int | None, *, suspect:
 
 
 def _acknowledge(db: sqlite3.Connection, batch: Batch, change: Acknowledged, *, platform: str, now_ms: int) -> None:
-    numbers: set[int] = set()
-    gone = 0
-    for row, name in zip(batch.rows, batch.record_ids, strict=True):
-        found = db.execute(
-            "DELETE FROM outbox WHERE row = ? AND record = ? RETURNING fingerprint, core_fingerprint, batch",
-            (row, name),
-        ).fetchone()
-        if found is None:
-            continue
-        gone += 1
-        fingerprint, core_fingerprint, number = found
-        ledger.write(db, platform, name, fingerprint, core_fingerprint, now_ms=now_ms)
-        point("record.begun")
-        if number is not None:
-            numbers.add(number)
-    if not gone:
+    if not batches.deliver(db, batch, platform=platform, now_ms=now_ms):
         return
-    for number in numbers:
-        batches.dissolve(db, number)
     history.touch(db, batch.agent_id, pushed_ms=now_ms)
     history.add(
         db,

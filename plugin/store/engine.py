@@ -1,7 +1,8 @@
 """The one writer thread: it owns the folder and the connection, and commits what waits together.
 
-Callers hand over functions of a connection and wait for their results. The thread takes all that wait, gives each its
-own savepoint, commits once, and only then lets the callers go on. It is the only thread that touches the file.
+Callers hand over functions of a connection and wait for their results. The thread takes all that wait, commits once,
+and only then lets the callers go on; when that fails, it serves each by itself. It is the only thread that touches the
+file.
 """
 
 import asyncio
@@ -44,6 +45,10 @@ class _Uncovered(Exception):
     """New work would take the room in which what is queued can leave on a full disk."""
 
 
+class _Unfinished(Exception):
+    """A job stopped half-way, for a reason of its own."""
+
+
 class Job(Generic[T]):
     """One call: what it wants done, and who waits for it."""
 
@@ -65,7 +70,7 @@ class Job(Generic[T]):
 
     def perform(self, db: sqlite3.Connection) -> None:
         """Do the work and keep its result; errors of the database go through, any other is the caller's."""
-        self.error, self.performed, self.changed = None, False, False
+        self.error, self.performed = None, False
         before = db.total_changes
         try:
             self._value = self._work(db)
@@ -75,7 +80,7 @@ class Job(Generic[T]):
             self.error = error
         else:
             self.performed = True
-            self.changed = db.total_changes != before
+        self.changed = db.total_changes != before
 
     def settle(self) -> None:
         """Let the caller go on, in its own thread; it may have gone away."""
@@ -118,6 +123,8 @@ class Engine:
 
     async def wait(self, kind: Kind) -> None:
         """Wait until the store is READY, or UNCONTESTED; StoreUnavailable when it is closed before."""
+        if kind is Kind.READY and self._closing is None and self._keeper.writer is not None:
+            return  # asked before every claim: not worth a turn of the thread
         await self.run(_nothing, kind=kind)
 
     async def close(self) -> None:
@@ -223,7 +230,7 @@ class Engine:
                 first.perform(db)
             else:
                 self._transact(db, first)
-        except (sqlite3.Error, _Uncovered):
+        except (sqlite3.Error, _Uncovered, _Unfinished):
             for job in jobs:
                 self._serve_alone(job)
         else:
@@ -232,14 +239,10 @@ class Engine:
 
     def _transact(self, db: sqlite3.Connection, first: Job[object]) -> None:
         with _transaction(db):
-            first.perform(db)
-            if first.error is not None:
-                # It was alone until now, and needed no savepoint.
-                db.execute("ROLLBACK")
-                db.execute("BEGIN IMMEDIATE")
+            _perform(db, first)
             for job in self._arriving():
                 self._serving.append(job)
-                _perform_within(db, job)
+                _perform(db, job)
             if any(map(_takes, self._serving)) and not self._keeper.admits():
                 raise _Uncovered
 
@@ -280,7 +283,7 @@ class Engine:
                     return
                 job.error = self._keeper.refusal(error)
                 return
-            self._worked(changed=job.changed)
+            self._worked(changed=job.changed and job.performed)
             return
 
     def _perform_alone(self, db: sqlite3.Connection, job: Job[object]) -> None:
@@ -288,8 +291,8 @@ class Engine:
         if job.kind is Kind.READ:
             job.perform(db)
             return
-        with _transaction(db):
-            _perform_within(db, job)
+        with contextlib.suppress(_Unfinished), _transaction(db):
+            _perform(db, job)
             if _takes(job) and not self._keeper.admits():
                 raise _Uncovered
 
@@ -315,16 +318,15 @@ def _takes(job: Job[object]) -> bool:
     return job.kind is Kind.TAKE and job.changed
 
 
-def _perform_within(db: sqlite3.Connection, job: Job[object]) -> None:
-    """Run a job among others; an error of its own undoes only what it did."""
-    if job.kind is Kind.READ:
-        job.perform(db)
-        return
-    db.execute("SAVEPOINT job")
+def _perform(db: sqlite3.Connection, job: Job[object]) -> None:
+    """Run a job, maybe among others; raise when an error of its own left something to undo.
+
+    That is rare, so it may be dear: what was done with it is undone and done again, each job by itself. A savepoint
+    for each job would be paid by all.
+    """
     job.perform(db)
-    if job.error is not None:
-        db.execute("ROLLBACK TO job")
-    db.execute("RELEASE job")
+    if job.error is not None and job.changed:
+        raise _Unfinished
 
 
 def _is_of_the_database(error: Exception) -> bool:

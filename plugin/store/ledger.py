@@ -1,6 +1,7 @@
 """The ledger: which version of a record the platform has, and which versions nobody wants. Inside a transaction."""
 
 import sqlite3
+from collections.abc import Sequence
 
 
 def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, core_fingerprint: str | None) -> bool:
@@ -17,15 +18,17 @@ def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, co
     return found.fetchone() is not None
 
 
-def write(
-    db: sqlite3.Connection, platform: str, record: str, fingerprint: str, core_fingerprint: str | None, *, now_ms: int
-) -> None:
-    """Remember that the platform has this version."""
-    db.execute(
-        "INSERT INTO ledger VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint,"
-        " core_fingerprint = excluded.core_fingerprint, at_ms = excluded.at_ms",
-        (platform, record, fingerprint, core_fingerprint, now_ms),
-    )
+def write(db: sqlite3.Connection, platform: str, rows: str, values: Sequence[object], *, now_ms: int) -> int:
+    """Remember that the platform has the versions in these rows of the outbox; return how many there are.
+
+    `rows` is what follows FROM in a query of them, without an ORDER, and `values` are its parameters.
+    """
+    return db.execute(
+        f"INSERT INTO ledger SELECT ?, record, fingerprint, core_fingerprint, ? FROM {rows} WHERE true"  # noqa: S608 - our own words
+        " ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, core_fingerprint = excluded.core_fingerprint,"
+        " at_ms = excluded.at_ms",
+        (platform, now_ms, *values),
+    ).rowcount
 
 
 def write_core(db: sqlite3.Connection, platform: str, record: str, core_fingerprint: str, *, now_ms: int) -> None:

@@ -14,20 +14,24 @@ def enqueue(
 ) -> Enqueued:
     """Add the records that are not known yet: all of them or, of scanned ones, as many as there is room for."""
     count, size = db.execute("SELECT sum(records), sum(bytes) FROM volume WHERE what <> 'ledger'").fetchone()
-    known = left_out = last = 0
-    before: int = count
-    for record in records:
-        if _needs_no_row(db, agent, record, scanned_for):
-            known += 1
-        elif count < caps.records and size + len(record.body) <= caps.bytes:
-            last = insert(db, agent, record, queued_ms=now_ms)
+    fresh = _fresh(db, agent, records, scanned_for)
+    fitting: list[Record] = []
+    for record in fresh:
+        if count < caps.records and size + len(record.body) <= caps.bytes:
+            fitting.append(record)
             count += 1
             size += len(record.body)
         elif scanned_for is None:
             raise _full(db, caps, by_count=count >= caps.records)
-        else:
-            left_out += 1
-    return Enqueued(added=count - before, known=known, left_out=left_out, last_row=last or _newest_waiting(db, agent))
+    last = 0
+    for record in fitting:
+        last = insert(db, agent, record, queued_ms=now_ms)
+    return Enqueued(
+        added=len(fitting),
+        known=len(records) - len(fresh),
+        left_out=len(fresh) - len(fitting),
+        last_row=last or _newest_waiting(db, agent),
+    )
 
 
 def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int) -> int:
@@ -69,10 +73,17 @@ def _has_row(db: sqlite3.Connection, record: str, fingerprint: str) -> bool:
     return found.fetchone() is not None
 
 
-def _needs_no_row(db: sqlite3.Connection, agent: str, record: Record, scanned_for: str | None) -> bool:
-    if scanned_for is None:
-        return is_queued(db, agent, record.id, record.fingerprint)
-    return is_known(db, scanned_for, (record.id, record.fingerprint, record.core_fingerprint))
+def _fresh(db: sqlite3.Connection, agent: str, records: Sequence[Record], scanned_for: str | None) -> list[Record]:
+    """Return the records that need a row, each version once."""
+    fresh: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if scanned_for is None:
+            known = is_queued(db, agent, record.id, record.fingerprint)
+        else:
+            known = is_known(db, scanned_for, (record.id, record.fingerprint, record.core_fingerprint))
+        if not known:
+            fresh.setdefault((record.id, record.fingerprint), record)
+    return list(fresh.values())
 
 
 def _full(db: sqlite3.Connection, caps: Caps, *, by_count: bool) -> QueueFull:

@@ -1,7 +1,8 @@
 """The tables, and the steps from one version of them to the next.
 
 Bodies lie apart from the rows that change, since an update rewrites a whole row. Totals are kept by triggers, so that
-counting costs the same however long the queue is. Row numbers are never used twice: they are the order of sending.
+counting costs the same however long the queue is; what leaves with its batch is counted at once, for all of the batch,
+by who deletes it. Row numbers are never used twice: they are the order of sending.
 """
 
 import os
@@ -71,7 +72,7 @@ CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN
     INSERT INTO totals VALUES (new.agent, new.state, 1, new.size)
     ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
 END;
-CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN
+CREATE TRIGGER outbox_removed AFTER DELETE ON outbox WHEN old.batch IS NULL BEGIN
     UPDATE volume SET records = records - 1, bytes = bytes - old.size WHERE what = old.state;
     UPDATE totals SET records = records - 1, bytes = bytes - old.size WHERE agent = old.agent AND state = old.state;
     DELETE FROM totals WHERE agent = old.agent AND state = old.state AND records = 0;

@@ -1,6 +1,8 @@
 """Sends what the outbox holds: one loop that sleeps until something is due, and the requests in flight.
 
-At most two requests are in flight, one per agent, so each agent's order is kept. What an answer does is decided in
+At most two requests are in flight, one per agent, so each agent's order is kept: an agent's next batch is not claimed
+before the answer to its last is recorded. Other agents need not wait for that: their claims and that record are often
+one commit. What an answer does is decided in
 `plugin/sync/outcome.py`; here it is only asked for, obeyed and recorded. A request that a stop cut off is no failure:
 nothing is recorded of it, and its batch goes out again with the same key.
 """
@@ -24,7 +26,8 @@ from plugin.sync.tally import Tallies
 from plugin.web import Answer
 
 LOOK_S = 30.0
-_MAX_FLIGHTS = 2
+_MAX_REQUESTS = 2
+_MAX_FLIGHTS = 4  # answered ones included, until their answers are recorded
 _STORE_STEPS_S = (1.0, 5.0)
 _LEAST_WAIT_S = 0.05  # a row that fell due while it was looked at
 
@@ -52,6 +55,7 @@ class Sender:
         self._sync = sync
         self._lane = _Lane(platform)
         self._flights: dict[str, asyncio.Task[None]] = {}
+        self._unanswered: set[str] = set()  # the agents of those flights whose requests are out
         self._lost_agent: str | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -221,7 +225,7 @@ class Sender:
         if lane.platform.token(anew=parked and gate.wait_s == 0) is None:
             return LOOK_S
         self._look(lane)
-        if lane.prober is not None or len(self._flights) >= _MAX_FLIGHTS:
+        if lane.prober is not None or len(self._unanswered) >= _MAX_REQUESTS or len(self._flights) >= _MAX_FLIGHTS:
             return LONGEST_WAIT_S
         return min(gate.wait_s, LOOK_S) if parked else gate.wait_s
 
@@ -266,11 +270,13 @@ class Sender:
         lane.token = token
         flight = group.create_task(self._fly(lane, gate, batch, token))
         self._flights[batch.agent_id] = flight
+        self._unanswered.add(batch.agent_id)
         # Not in a `finally` of the flight itself: one that is cancelled before it began would never get there.
         flight.add_done_callback(lambda _: self._landed(lane, batch.agent_id))
 
     def _landed(self, lane: _Lane, agent_id: str) -> None:
         del self._flights[agent_id]
+        self._unanswered.discard(agent_id)
         self._probed(lane, agent_id)
         self._wake.set()
         self._notify()
@@ -294,6 +300,8 @@ class Sender:
         self.tallies.change(batch, decision.change)
         # Its verdict is known: the gate need not wait until it is recorded as well.
         self._probed(lane, batch.agent_id)
+        self._unanswered.discard(batch.agent_id)
+        self._wake.set()
         await self._record(batch, decision.change, platform.url, gate)
 
     async def _ask(self, platform: Platform, batch: Batch, body: bytes, token: Secret) -> Outcome:
