@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from plugin.crash import point
-from plugin.store import ledger
 from plugin.store.interface import Batch
 
 ENOUGH_FAILURES = 3
@@ -199,7 +197,7 @@ def write(db: sqlite3.Connection, agent: str, of: Sequence[Member], *, suspect: 
         (agent, key, of[0].row, suspect),
     ).lastrowid
     rows = [member.row for member in of]
-    db.execute(f"UPDATE outbox SET batch = ? WHERE row IN ({_marks(rows)})", (number, *rows))  # noqa: S608 - question marks
+    db.execute(f"UPDATE outbox SET batch = ? WHERE row IN ({marks(rows)})", (number, *rows))  # noqa: S608 - question marks
     return Formed(number or 0, agent, key, 0, 0, suspect)
 
 
@@ -221,7 +219,7 @@ def find(db: sqlite3.Connection, batch: Batch, *, unanswered: bool) -> int | Non
         return None
     free = db.execute(
         "SELECT row, record, fingerprint, fleet_node, body FROM outbox JOIN body USING (row)"  # noqa: S608 - question marks
-        f" WHERE row IN ({_marks(batch.rows)})"
+        f" WHERE row IN ({marks(batch.rows)})"
         " AND state = 'waiting' AND batch IS NULL ORDER BY row",
         batch.rows,
     )
@@ -231,47 +229,8 @@ def find(db: sqlite3.Connection, batch: Batch, *, unanswered: bool) -> int | Non
     return write(db, batch.agent_id, whole, suspect=batch.suspect).id
 
 
-def deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int) -> bool:
-    """Move the rows of a batch that are still there into the ledger; say whether there were any.
-
-    Each statement does its part for all of them: fifty small ones would wait fifty times for the rest of the program.
-    """
-    sent = f"(VALUES {', '.join(['(?, ?)'] * len(batch.rows))}) CROSS JOIN outbox ON row = column1 AND record = column2"
-    pairs = [value for pair in zip(batch.rows, batch.record_ids, strict=True) for value in pair]
-    if not ledger.write(db, platform, sent, pairs, now_ms=now_ms):
-        return False
-    point("record.begun")
-    held = f"FROM {sent} WHERE batch IS NOT NULL"
-    records, size, least, most = db.execute(
-        f"SELECT count(*), sum(size), min(batch), max(batch) {held}", pairs
-    ).fetchone()
-    numbers = {least} if least == most else {number for (number,) in db.execute(f"SELECT batch {held}", pairs)}
-    db.execute(f"DELETE FROM outbox WHERE row IN (SELECT row FROM {sent})", pairs)  # noqa: S608 - our own words
-    if records:
-        _discount(db, batch.agent_id, records, size)
-        for number in numbers:
-            dissolve(db, number)
-    # The trigger removes a row's body and counts it, except where a whole batch goes.
-    db.execute(
-        f"DELETE FROM body WHERE row IN ({_marks(batch.rows)}) AND row NOT IN (SELECT row FROM outbox)",  # noqa: S608 - question marks
-        batch.rows,
-    )
-    return True
-
-
-def _discount(db: sqlite3.Connection, agent: str, records: int, size: int) -> None:
-    """Take rows that went away with their batch out of the totals."""
-    gone = {"agent": agent, "records": records, "size": size}
-    db.execute("UPDATE volume SET records = records - :records, bytes = bytes - :size WHERE what = 'waiting'", gone)
-    db.execute(
-        "UPDATE totals SET records = records - :records, bytes = bytes - :size"
-        " WHERE agent = :agent AND state = 'waiting'",
-        gone,
-    )
-    db.execute("DELETE FROM totals WHERE agent = :agent AND state = 'waiting' AND records = 0", gone)
-
-
-def _marks(values: Sequence[object]) -> str:
+def marks(values: Sequence[object]) -> str:
+    """Return the place-holders for so many values."""
     return ", ".join("?" * len(values))
 
 

@@ -95,8 +95,9 @@ class Job(Generic[T]):
 class Engine:
     """Run jobs on a folder's database, from a thread that starts at once and never keeps a process alive."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, *, together_s: float = TOGETHER_S) -> None:
         self.commits = 0
+        self._together_s = together_s
         self._keeper = keeper
         self._queue: queue.SimpleQueue[Job[object]] = queue.SimpleQueue()
         self._backlog: deque[Job[object]] = deque()
@@ -123,7 +124,9 @@ class Engine:
 
     async def wait(self, kind: Kind) -> None:
         """Wait until the store is READY, or UNCONTESTED; StoreUnavailable when it is closed before."""
-        if kind is Kind.READY and self._closing is None and self._keeper.writer is not None:
+        keeper = self._keeper
+        usable = keeper.writer is not None and keeper.health.state is not StoreState.UNUSABLE
+        if kind is Kind.READY and usable and self._closing is None:
             return  # asked before every claim: not worth a turn of the thread
         await self.run(_nothing, kind=kind)
 
@@ -248,7 +251,7 @@ class Engine:
 
     def _arriving(self) -> Iterator[Job[object]]:
         """Yield the jobs that wait or arrive behind the first, for a moment."""
-        until = time.monotonic() + TOGETHER_S
+        until = time.monotonic() + self._together_s
         for _ in range(MOST_TOGETHER - 1):
             if self._backlog:
                 yield self._backlog.popleft()

@@ -3,11 +3,12 @@
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from plugin.store.interface import Batch, Dead, RowState, SetApart
+from plugin.store.interface import Batch, Dead, Gate, RowState, SetApart
 from plugin.store.sqlite import SqliteStore
 from tests.support.stores import AGENT, NOW_MS, PLATFORM, acknowledge, opened, put, record, scan, take
 
@@ -83,6 +84,23 @@ async def test_no_call_costs_more_when_much_is_queued_and_delivered(tmp_path: Pa
         costs = {name: (await steps_of(few, call), await steps_of(many, call)) for name, call in CALLS.items()}
     dearer = {name: cost for name, cost in costs.items() if cost[1] > cost[0] * 1.1 + 20}
     assert dearer == {}
+
+
+async def test_a_batch_takes_as_many_statements_whatever_its_size(tmp_path: Path) -> None:
+    async def sent(records: int) -> list[str]:
+        statements: list[str] = []
+        await put(store, *(f"{records}-{number}" for number in range(records)))
+        await store.engine.run(lambda db: db.set_trace_callback(statements.append))
+        await acknowledge(store, await take(store), gate=Gate(passes=1))
+        await store.engine.run(lambda db: db.set_trace_callback(None))
+        assert (await store.counts()).queued == 0
+        # What its triggers do shows as the same statement over again.
+        return [sql.split()[0] for sql, _ in groupby(statements)]
+
+    async with opened(tmp_path) as store:
+        few, many = await sent(3), await sent(50)
+    assert few == many
+    assert len(many) <= 30
 
 
 @pytest.mark.parametrize("name", ["claim and acknowledge", "counts", "enqueue"])

@@ -11,7 +11,9 @@ import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import QueueFull, StoreUnavailable
+from plugin.store.engine import Engine
 from plugin.store.interface import Caps, StoreState
+from plugin.store.keeper import Keeper
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.crash import child, leave_open
 from tests.support.stores import NOW_MS, PATIENCE_S, opened, put, record, waiting
@@ -52,6 +54,19 @@ async def test_callers_that_wait_together_are_committed_together(tmp_path: Path)
         results = await asyncio.gather(*calls)
         assert sorted(done.last_row for done in results) == list(range(1, 201))
         assert 1 <= store.engine.commits - before <= 50
+
+
+async def test_a_thousand_callers_at_once_wait_for_five_commits(tmp_path: Path) -> None:
+    store = SqliteStore(Engine(Keeper(tmp_path, clock=SystemClock()), together_s=PATIENCE_S))
+    try:
+        await store.wait_ready()
+        before = store.engine.commits
+        async with held_up(store):
+            calls = [asyncio.create_task(put(store, f"r{number}")) for number in range(1000)]
+        await asyncio.gather(*calls)
+        assert store.engine.commits - before <= 5
+    finally:
+        await store.close()
 
 
 async def test_a_caller_alone_gets_a_commit_of_its_own(tmp_path: Path) -> None:

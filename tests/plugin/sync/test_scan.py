@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -542,3 +543,25 @@ def test_loading_gives_the_state_of_the_moment(tmp_path: Path) -> None:
     assert record.fingerprint != candidate.fingerprint
     assert record.core_fingerprint == "2026-04-14T12:00:01Z#3"
     assert body(candidate)["status"] == "merged"
+
+
+def test_a_scan_that_finds_nothing_new_opens_no_file(tmp_path: Path) -> None:
+    opened: list[str] = []
+    watching = [False]
+
+    def watch(event: str, values: tuple[object, ...]) -> None:
+        if watching[0] and event == "open" and str(values[0]).startswith(str(tmp_path)):
+            opened.append(str(values[0]))
+
+    for number in range(3):
+        finished(tmp_path, f"task-{number}", report={"a": 1} if number else None)
+    settle(tmp_path)
+    scanner = Scanner(tmp_path)
+    sys.addaudithook(watch)  # for as long as the process lives, so it is told when to look
+    watching[0] = True
+    scanner.scan()
+    assert len(opened) == 5
+    opened.clear()
+    scanner.scan()
+    watching[0] = False
+    assert opened == []

@@ -11,7 +11,7 @@ import pytest
 from plugin.loopback import faults
 from plugin.loopback.faults import Delay, Hang, RateLimit, Reset, RetryAfter, Status
 from plugin.loopback.platform import LoopbackPlatform
-from plugin.store.interface import Batch, Gate, GateState, RowState, Store
+from plugin.store.interface import Batch, BatchChange, Gate, GateState, RowState, Store
 from plugin.sync.outcome import LONGEST_WAIT_S
 from tests.support.clock import FakeClock, settle
 from tests.support.sync import TOKEN, BrittlePlatform, World, configuration, has, keys_of, world
@@ -398,6 +398,62 @@ async def test_an_unwritten_acknowledgement_of_the_probe_holds_up_no_other_agent
         await push
         assert len(one.platform.pushes) == 3
         assert one.delivered() == ["a", "b"]
+
+
+class SlowStore(TroubledStore):
+    """A store that takes its time to record answers to the requests of some agents, or of all."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.slow: Collection[str] | None = None
+        self.go = asyncio.Event()
+
+    async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
+        if self.slow is None or batch.agent_id in self.slow:
+            await self.go.wait()
+        await self._store.record(batch, change, platform=platform, gate=gate, now_ms=now_ms)
+
+
+async def test_while_an_answer_is_recorded_others_send_and_its_own_agent_waits(tmp_path: Path) -> None:
+    stores: list[SlowStore] = []
+    release = asyncio.Event()
+
+    def slow(store: Store) -> Store:
+        stores.append(SlowStore(store))
+        return stores[0].as_store()
+
+    async with world(tmp_path, wrap=slow, sync={"batch_records": 1}) as one:
+        stores[0].slow = {"x"}
+        for agent in "yz":
+            one.platform.menu.add(Delay(until=release), agent=agent)
+        pushes = [one.pushing(name, agent=name[0]) for name in ("x1", "x2", "y1", "z1")]
+        await one.platform.wait_until(lambda server: len(server.pushes) == 3 and server.in_flight == 2)
+        await one.quiet()
+        assert one.delivered() == ["x1"]
+        assert (await one.store.counts("x")).queued == 2
+        stores[0].go.set()
+        release.set()
+        await asyncio.gather(*pushes)
+        await one.until_drained()
+        assert sorted(one.delivered()) == ["x1", "x2", "y1", "z1"]
+
+
+async def test_answers_that_cannot_be_recorded_hold_back_more_requests(tmp_path: Path) -> None:
+    stores: list[SlowStore] = []
+
+    def slow(store: Store) -> Store:
+        stores.append(SlowStore(store))
+        return stores[0].as_store()
+
+    async with world(tmp_path, wrap=slow) as one:
+        pushes = [one.pushing(f"{agent}1", agent=agent) for agent in "uvwxyz"]
+        await one.platform.wait_until(lambda server: len(server.pushes) == 4)
+        await one.quiet()
+        assert one.requests == 4
+        stores[0].go.set()
+        await asyncio.gather(*pushes)
+        await one.until_drained()
+        assert sorted(one.delivered()) == [f"{agent}1" for agent in "uvwxyz"]
 
 
 class HeldStore(TroubledStore):
