@@ -64,7 +64,7 @@ async def _measure(home: Path, paths: list[str], runs: int, *, report: bool) -> 
             at_most(f"{COLD}, against {READ}", ratio(figures, COLD, READ), 1.5),
             at_most(f"{WARM}, against {STAT}", ratio(figures, WARM, STAT), 2.0),
         ),
-        note="The floors know the files' names, a scan has to find them; both see that a report is absent. No disk is read.",
+        note="The floors know the files' names, a scan has to find them; both see that a report is absent.",
     )
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 from typing import assert_never
 
+from plugin.crash import point
 from plugin.store import batches, history, ledger
 from plugin.store.interface import (
     Acknowledged,
@@ -117,6 +118,7 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
     named = [*(value for pair in zip(batch.rows, batch.record_ids, strict=True) for value in pair), batch.agent_id]
     if not ledger.write(db, platform, sent, named, now_ms=now_ms):
         return False
+    point("record.begun")
     held = f"FROM {sent} WHERE batch IS NOT NULL"
     records, size, least, most = db.execute(
         f"SELECT count(*), sum(size), min(batch), max(batch) {held}", named
@@ -131,7 +133,7 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
 
 
 def _remove_traces(db: sqlite3.Connection, batch: Batch, records: int, size: int) -> None:
-    """Remove the bodies of rows that went with their batch, and their part of the totals; no trigger does it for these."""
+    """Remove the bodies of rows that went with their batch, and count them out: no trigger does it for these."""
     db.execute(
         f"DELETE FROM body WHERE row IN ({batches.marks(batch.rows)}) AND row NOT IN (SELECT row FROM outbox)",  # noqa: S608 - question marks
         batch.rows,
