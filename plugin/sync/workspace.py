@@ -101,9 +101,9 @@ def _load(
 ) -> tuple[_T | None, Mark | None, tuple[Problem, ...]]:
     """Return what a file says, the version that says it, and what was wrong; nothing at all when it isn't there."""
     try:
-        mark = mark or regular(os.stat(path))  # noqa: PTH116  # see `version`
         fd = _open(path, base)
         try:
+            mark = mark or regular(os.fstat(fd))
             data = _read(fd, mark, max_bytes)
         finally:
             os.close(fd)
