@@ -17,6 +17,10 @@ BATCH = 50
 IN_FLIGHT = 2
 AGENTS = ("aider", "claude", "codex", "gemini")  # each one's requests go one after the other
 PLUGIN, FLOOR = "agentic-sync", "aiohttp, the POSTs alone"
+WHY = (
+    "For each request SQLite changes some forty pages for good and syncs once; that and the HTTP client take several "
+    "times what a POST alone takes."
+)
 LONGEST_S = 300.0
 
 
@@ -31,7 +35,7 @@ async def measure(runs: int) -> list[Table]:
             title=f"{RECORDS:,} queued records sent, {BATCH} a request, {IN_FLIGHT} requests at once",
             unit="records/s",
             figures=figures,
-            goals=(at_least(f"{PLUGIN}, as a share of {FLOOR}", ratio(figures, PLUGIN, FLOOR), 0.5),),
+            goals=(at_least(f"{PLUGIN}, as a share of {FLOOR}", ratio(figures, PLUGIN, FLOOR), 0.5, why=WHY),),
             note="The plugin reads each batch from the disk, checks it, sends it, and records there what came of it.",
         ),
         Table(

@@ -26,6 +26,14 @@ CAPS = Caps(records=10_000_000, bytes=1 << 40)
 WIRE = "agentic-sync, the whole call over the wire"
 STORE = "agentic-sync, the store's enqueue"
 FLOOR = "append + fdatasync"
+WHY_ALONE = (
+    "A commit writes about seven pages to the log, and the call goes to the writer's thread and back: together that is "
+    "about as long as a sync of a fast disk, and counts less where a sync takes longer."
+)
+WHY_TOGETHER = (
+    "A call takes about 30 µs of processor time, so eight times the rate of a sync for each record is possible only "
+    "where a sync takes more than 0.24 ms."
+)
 GO = "the Go way: the whole queue read and written as JSON"
 
 Enqueue = Callable[[int], Awaitable[object]]
@@ -58,7 +66,7 @@ async def _alone(home: Path, host: LoopbackHost, store: SqliteStore, numbers: It
         title="Work put on the disk for good, by one caller",
         unit="records/s",
         figures=figures,
-        goals=(at_least(f"{STORE}, as a share of {FLOOR}", share, 0.8),),
+        goals=(at_least(f"{STORE}, as a share of {FLOOR}", share, 0.8, why=WHY_ALONE),),
         note=f"The call over the wire, with host and plugin on this machine, reaches {wire:.2f} of {FLOOR}.",
     )
 
@@ -78,7 +86,7 @@ async def _together(home: Path, host: LoopbackHost, store: SqliteStore, numbers:
         title=f"Work put on the disk for good, by {CALLERS} callers at once",
         unit="records/s",
         figures=figures,
-        goals=(at_least(f"{STORE}, against {FLOOR}", share, 8.0),),
+        goals=(at_least(f"{STORE}, against {FLOOR}", share, 8.0, why=WHY_TOGETHER),),
         note=f"{FLOOR} syncs each record, as it returns only then. Over the wire: {wire:.1f} of it.",
     )
 

@@ -12,6 +12,10 @@ from plugin.sync.scan import Scanner
 WORKSPACES = 10_000
 FILLED_S = 120.0
 COLD, WARM, WIRE = "agentic-sync, cold", "agentic-sync, warm", "agentic-sync, a push that finds nothing new"
+WHY = (
+    "Each workspace is found by a stat, and its record made canonical and hashed, so that it need not be read again: "
+    "in Python that is twice as much as reading."
+)
 READ, STAT, GO = "read + decode of the files", "stat of the files", "the Go way: read everything each time"
 
 
@@ -61,7 +65,7 @@ async def _measure(home: Path, paths: list[str], runs: int, *, report: bool) -> 
         unit="ms",
         figures=figures,
         goals=(
-            at_most(f"{COLD}, against {READ}", ratio(figures, COLD, READ), 1.5),
+            at_most(f"{COLD}, against {READ}", ratio(figures, COLD, READ), 1.5, why=WHY),
             at_most(f"{WARM}, against {STAT}", ratio(figures, WARM, STAT), 2.0),
         ),
         note="The floors know the files' names, a scan has to find them; both see that a report is absent.",

@@ -70,7 +70,7 @@ class Sender:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are out."""
+        """How many requests are out, or answered and not recorded yet."""
         return len(self._flights)
 
     @property
