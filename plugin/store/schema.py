@@ -32,7 +32,7 @@ CREATE TABLE outbox (
     status INTEGER,
     answer TEXT
 ) STRICT;
-CREATE INDEX outbox_identity ON outbox (record);
+CREATE INDEX outbox_identity ON outbox (record, fingerprint);
 CREATE INDEX outbox_line ON outbox (agent, batch, row) WHERE state = 'waiting';
 CREATE INDEX outbox_due ON outbox (due_ms) WHERE state = 'apart';
 CREATE INDEX outbox_apart ON outbox (agent, row) WHERE state = 'apart';
