@@ -1,23 +1,23 @@
 """The one HTTP layer: every request of the plugin passes here, and nothing but our own errors comes out.
 
-It speaks httpx's `AsyncClient`, with aiohttp's connections below, which are an order of magnitude faster at 64 requests
-in flight and give a cancelled request's connection back. That transport names failures misleadingly (a reset and a
-refused connection both arrive as `ConnectTimeout`), so what is reported is read from the chain of causes. Whatever the
-cause, a failure without a whole answer is ambiguous: the server may have done what it was asked.
+It speaks httpx's transport API, with aiohttp's connections below, which are an order of magnitude faster at 64 requests
+in flight than httpx's own and give a cancelled request's connection back. What `httpx.AsyncClient` would do above the
+transport (cookies, redirects, authentication, proxies of the environment) must not happen here and costs more than the
+request itself, so it is left out. The transport names failures misleadingly (a reset and a refused connection both
+arrive as `ConnectTimeout`), so what is reported is read from the chain of causes. Whatever the cause, a failure without
+a whole answer is ambiguous: the server may have done what it was asked.
 """
 
 import asyncio
 import base64
 import contextlib
 import errno
-import logging
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import quote, urlencode
 from weakref import WeakSet
@@ -38,6 +38,7 @@ IDLE_S = 50.0
 # A larger body is handed to the socket piece by piece, so that one write holds up nobody else.
 PIECE_BYTES = 256 * 1024
 
+_FIXED = {"user-agent": f"agentic-sync/{__version__}", "accept-encoding": "identity"}
 _FOREIGN = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
 # The first line that fits decides; httpx's own classes are not asked, they are what misleads.
 _DIAGNOSES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
@@ -66,21 +67,16 @@ class Web:
 
     def __init__(self, reach: Reach) -> None:
         """Prepare the client; nothing is opened yet. ConfigInvalid when `ca_file` or `proxy` cannot be used."""
-        # httpx logs every URL at info.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         self._reach = reach
         self._tls = tls_context(reach.ca_file)
         self._slots = asyncio.Semaphore(reach.connections)
         self._connections: WeakSet[socket.socket] = WeakSet()
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(verify=self._tls, client=self._open, proxy=_proxy(reach.proxy)),
-            # `pool` is what the transport takes for the whole of getting a connection: name, TCP and TLS.
-            timeout=httpx.Timeout(None, connect=reach.connect_s, pool=reach.connect_s),
-            headers={"user-agent": f"agentic-sync/{__version__}", "accept-encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            follow_redirects=False,
-            trust_env=False,
+        self._closed = False
+        self._transport = AiohttpTransport(
+            verify=self._tls, trust_env=False, client=self._open, proxy=_proxy(reach.proxy)
         )
+        # `pool` is what the transport takes for the whole of getting a connection: name, TCP and TLS.
+        self._extensions = {"timeout": httpx.Timeout(None, connect=reach.connect_s, pool=reach.connect_s).as_dict()}
 
     async def request(
         self,
@@ -100,6 +96,8 @@ class Web:
         """
         request = self._build(method, url, token=token, query=query, body=body, headers=headers)
         host = request.url.host
+        if self._closed:
+            raise NoAnswer(f"{host}: the connections are closed", cause="closed")
         try:
             async with asyncio.timeout(self._reach.timeout_s), self._slots:
                 return await self._exchange(request)
@@ -114,7 +112,8 @@ class Web:
         for connection in self._connections:
             with contextlib.suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
-        await self._client.aclose()
+        self._closed = True
+        await self._transport.aclose()
 
     def _open(self) -> aiohttp.ClientSession:
         # No limits: requests are bounded before they come here, nothing may queue inside the pool.
@@ -143,20 +142,24 @@ class Web:
         headers: Mapping[str, str] | None,
     ) -> httpx.Request:
         target = _with_query(check_target(url, self._reach), query)
-        sent = {} if body is None else {"content-type": "application/json"}
-        sent.update((name.lower(), value) for name, value in (headers or {}).items())
+        sent = _FIXED if body is None else _FIXED | {"content-type": "application/json"}
+        if headers:
+            sent = sent | {name.lower(): value for name, value in headers.items()}
         if token is not None:
-            sent["authorization"] = f"Bearer {token.reveal()}"
+            sent = sent | {"authorization": f"Bearer {token.reveal()}"}
         for name, value in sent.items():
             _check_header(name, value)
-        content: bytes | AsyncIterator[bytes] | None = body
         if body is not None and len(body) > PIECE_BYTES:
-            sent["content-length"] = str(len(body))
-            content = _pieces(body)
-        return self._client.build_request(method, target, content=content, headers=sent)
+            sent = sent | {"content-length": str(len(body))}
+            return httpx.Request(method, target, headers=sent, stream=_Pieces(body), extensions=self._extensions)
+        whole = httpx.ByteStream(body or b"")
+        request = httpx.Request(method, target, headers=sent, stream=whole, extensions=self._extensions)
+        # What is read is sent in one piece.
+        request.read()
+        return request
 
     async def _exchange(self, request: httpx.Request) -> Answer:
-        response = await self._client.send(request, stream=True)
+        response = await self._transport.handle_async_request(request)
         try:
             body = bytearray()
             async for chunk in response.aiter_bytes():
@@ -216,9 +219,11 @@ def _proxy(text: str | None) -> httpx.Proxy | None:
     return httpx.Proxy(url.copy_with(username=None, password=None), headers=headers)
 
 
-def _with_query(target: str, query: Mapping[str, str] | None) -> httpx.URL:
+def _with_query(target: httpx.URL, query: Mapping[str, str] | None) -> httpx.URL:
+    if not query:
+        return target
     try:
-        return httpx.URL(f"{target}?{urlencode(query, quote_via=quote)}" if query else target)
+        return httpx.URL(f"{target}?{urlencode(query, quote_via=quote)}")
     except (httpx.InvalidURL, ValueError):
         raise BadEndpoint("the query cannot be sent: it is too long, or not valid Unicode") from None
 
@@ -229,9 +234,15 @@ def _check_header(name: str, value: str) -> None:
         raise BadEndpoint(f"the value for the header {name} holds characters that cannot be sent (a line break?)")
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), PIECE_BYTES):
-        yield body[start : start + PIECE_BYTES]
+class _Pieces(httpx.AsyncByteStream):
+    """A body in pieces."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield self._body[start : start + PIECE_BYTES]
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:
