@@ -162,7 +162,7 @@ class Web:
         response = await self._transport.handle_async_request(request)
         try:
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in _chunks(response):
                 body += chunk
                 if len(body) > self._reach.max_answer_bytes:
                     # Closing with the rest unread drops the connection.
@@ -232,6 +232,15 @@ def _check_header(name: str, value: str) -> None:
     """Refuse what would end the header's line, or cannot be written in one; the value may be a token: never show it."""
     if not (value.isascii() and value.isprintable()):
         raise BadEndpoint(f"the value for the header {name} holds characters that cannot be sent (a line break?)")
+
+
+def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Return what is left to read, unpacked should the server have packed it although nobody asked for that."""
+    stream = response.stream
+    if "content-encoding" in response.headers or not isinstance(stream, httpx.AsyncByteStream):
+        return response.aiter_bytes()
+    # The same bytes by a shorter way: httpx's own costs a tenth of a small request.
+    return aiter(stream)
 
 
 class _Pieces(httpx.AsyncByteStream):
