@@ -10,8 +10,10 @@ import ssl
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote
 
 import pytest
@@ -589,8 +591,12 @@ async def test_closing_never_waits_for_a_server_that_does_not_read() -> None:
         release.set()
 
 
-async def test_closing_what_was_never_used_is_fine() -> None:
-    await Web(PATIENT).close()
+async def test_closing_what_was_never_used_is_fine_and_final() -> None:
+    web = Web(PATIENT)
+    await web.close()
+    async with LoopbackPlatform() as platform:
+        assert (await no_answer(ask(web, platform))).cause == "closed"
+        assert not platform.arrivals
 
 
 async def test_a_login_page_and_a_refusal_are_answers_not_errors() -> None:
@@ -609,3 +615,27 @@ async def test_one_client_serves_many_origins_without_mixing_their_tokens() -> N
         assert {arrival.token for arrival in one.arrivals} == {"1"}
         assert {arrival.token for arrival in two.arrivals} == {"2"}
         assert all(arrival.host == one.url.removeprefix("http://") for arrival in one.arrivals)
+
+
+# What it costs
+
+
+async def test_a_url_is_parsed_once_a_request_and_its_origin_judged_once_and_for_all() -> None:
+    requests = 20
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.endswith(("httpx/_urlparse.py", "plugin/endpoint.py")):
+            calls[frame.f_code.co_name] += 1
+
+    async with LoopbackGuild("g") as guild, opened() as web:
+        await web.request("PUT", f"{guild.url}/api/agents/u/presence", body=b"{}")
+        sys.setprofile(count)
+        try:
+            for number in range(requests):
+                await web.request("PUT", f"{guild.url}/api/agents/u{number}/presence", body=b"{}")
+        finally:
+            sys.setprofile(None)
+        assert len(guild.arrivals) == requests + 1
+    assert (calls["urlparse"], calls["check_target"]) == (requests, requests)
+    assert (calls["_origin"], calls["_check_scheme"], calls["_address"]) == (0, 0, 0)
