@@ -173,7 +173,13 @@ class Presence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 300.0
     source: Annotated[Name, About("Source", "The `source` sent with every presence.", advanced=True)] = "plexum-host"
     concurrency_per_guild: Annotated[
-        int, Meta(ge=1, le=64), About("Requests per guild", "Most requests in flight to one guild.", advanced=True)
+        int,
+        Meta(ge=1, le=64),
+        About(
+            "Requests per guild",
+            "Most requests in flight to one guild; fewer with more than 64 guilds, which share 512.",
+            advanced=True,
+        ),
     ] = 8
     offline_at_exit: Annotated[
         bool, About("Offline at exit", "Show every agent offline when the plugin ends; false for hot restarts.")

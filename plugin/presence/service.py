@@ -25,6 +25,9 @@ from plugin.presence.trouble import Trouble, Troubles
 from plugin.presence.watch import Watch
 
 REFRESH_WAIT_S = 4.5
+# Requests to all guilds at once. Thousands of connections opened together are served too late: every guild would seem
+# to hang.
+IN_FLIGHT = 512
 UNIDENTIFIED = Trouble("nothing is sent for an agent", "an agent's presence is sent again", repeats=False)
 
 _log = logging.getLogger(__name__)
@@ -123,8 +126,6 @@ class Presence:
         if off(config) is None:
             self._reopen(config)
         self._around.presence = config.presence
-        for guild in self._roster.guilds.values():
-            guild.lane.most = config.presence.concurrency_per_guild
         gone = self._members.keys()
         self._members = {} if off(config) else members(config)
         for agent_id in gone - self._members.keys():
@@ -206,11 +207,18 @@ class Presence:
 
     def _apply(self) -> None:
         self._roster.apply(self._members)
+        self._share_out()
         for agent_id, member in self._members.items():
             if member.standing == "ready":
                 self._troubles.end(UNIDENTIFIED, where=agent_id, who=agent_id)
             else:
                 self._troubles.add(UNIDENTIFIED, where=agent_id, who=agent_id, reason=member.standing)
+
+    def _share_out(self) -> None:
+        """Give every guild the same part of what may be in flight, so that one that hangs takes none of another's."""
+        share = max(1, IN_FLIGHT // max(1, len(self._roster.guilds)))
+        for guild in self._roster.guilds.values():
+            guild.lane.most = min(share, self._config.presence.concurrency_per_guild)
 
     def _reopen(self, config: Config) -> None:
         """Build the fabric anew if it is reached otherwise now; one that was left is closed when it is idle."""
@@ -296,6 +304,8 @@ class Presence:
 
     def _forgotten(self, guild_id: str, cell: Cell) -> None:
         guild = self._roster.forget(guild_id, cell)
+        if guild is not None and not self._leaving:
+            self._share_out()
         if guild is None or self._group is None:
             return
         task = self._guild_tasks.pop(guild_id, None)

@@ -9,6 +9,7 @@ import pytest
 from plugin.config import Config
 from plugin.presence.report import Taken
 from plugin.presence.roster import off
+from plugin.presence.service import IN_FLIGHT
 from plugin.presence.status import AgentStatus, CellStatus, GateStatus, GuildStatus, RefreshResult
 from tests.support.clock import settle
 from tests.support.guilds import CENTER, Reply, Setting, configured, known, running
@@ -164,3 +165,29 @@ async def test_a_turn_in_which_something_was_sent_is_one_line_and_a_quiet_one_is
         await setting.after(200)
         await settle()
     assert len(caplog.records) == 1
+
+
+async def test_many_guilds_share_what_may_be_in_flight_and_fewer_get_more_again() -> None:
+    agents, guilds = [f"agent{number}" for number in range(8)], [f"g{number}" for number in range(IN_FLIGHT // 3)]
+    setting = Setting(configured([(name, guild) for name in agents for guild in guilds], interval_s=1, refresh_s=DAY))
+    setting.bench.always = {guild: Reply(until=asyncio.Event()) for guild in guilds}
+    async with running(setting, start_s=0):
+        await setting.after(1)
+        assert {setting.bench.most[guild] for guild in guilds} == {3}
+        for reply in setting.bench.always.values():
+            assert reply.until is not None
+            reply.until.set()
+        await setting.after(1)
+        await setting.presence.reconfigure(configured([(name, "g0") for name in agents], interval_s=1, refresh_s=DAY))
+        await setting.after(5)
+        setting.bench.most.clear()
+        await refreshed(setting)
+        assert setting.bench.most["g0"] == 8
+
+
+async def test_more_guilds_than_may_be_in_flight_get_one_request_each() -> None:
+    guilds = [f"g{number}" for number in range(IN_FLIGHT + 1)]
+    setting = Setting(configured([(name, guild) for name in ("ada", "bob") for guild in guilds], refresh_s=DAY))
+    async with running(setting, start_s=6):
+        assert {setting.bench.most[guild] for guild in guilds} == {1}
+        assert len(setting.bench.puts) == 2 * len(guilds)
