@@ -71,7 +71,8 @@ def _tables(what: str, sizes: Measured, which: str) -> list[Table]:
             row=f"growth-{what}s",
             title=f"{title}, CPU",
             unit="ms of CPU",
-            curves=(showing, turn),
+            # A turn asks the host about agents; guilds cost it nothing that could be told from noise.
+            curves=(showing, turn) if what == "agent" else (showing,),
             goals=(_flat(showing, what),),
             x=f"{what}s",
         ),
