@@ -30,6 +30,7 @@ MAX_GROWTH_BYTES = 16 * MIB
 MAX_GROWTH_FDS = 16
 MAX_WAL_BYTES = 64 * MIB
 MAX_SLOWER = 3.0
+LEAST_PUSHES = 5_000  # in a quarter: of fewer, the p99 is chance
 SUSPENDED_S = 60.0
 
 
@@ -100,7 +101,7 @@ def judge(samples: Sequence[Sample], push_s: Sequence[float]) -> list[str]:
         f"memory grew by {rss / MIB:.1f} MiB": rss > MAX_GROWTH_BYTES,
         f"file descriptors grew by {fds:.0f}": fds > MAX_GROWTH_FDS,
         f"the log grew to {wal / MIB:.1f} MiB": wal > MAX_WAL_BYTES,
-        f"the p99 of a push grew {slower:.1f}-fold": slower > MAX_SLOWER,
+        f"the p99 of a push grew {slower:.1f}-fold": slower > MAX_SLOWER and len(_within(late, push_s)) >= LEAST_PUSHES,
     }
     return [problem for problem, is_so in found.items() if is_so]
 

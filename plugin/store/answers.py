@@ -118,13 +118,13 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
     named = [*(value for pair in zip(batch.rows, batch.record_ids, strict=True) for value in pair), batch.agent_id]
     if not ledger.write(db, platform, sent, named, now_ms=now_ms):
         return False
-    point("record.begun")
     held = f"FROM {sent} WHERE batch IS NOT NULL"
     records, size, least, most = db.execute(
         f"SELECT count(*), sum(size), min(batch), max(batch) {held}", named
     ).fetchone()
     numbers = {least} if least == most else {number for (number,) in db.execute(f"SELECT batch {held}", named)}
     db.execute(f"DELETE FROM outbox WHERE row IN (SELECT row FROM {sent})", named)  # noqa: S608 - our own words
+    point("record.begun")
     if records:
         _remove_traces(db, batch, records, size)
         for number in numbers:
