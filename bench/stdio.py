@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,7 +32,6 @@ class Contestant:
     initialize: object
     initialized: str | None = None  # a notification that its protocol wants after the answer
     headers: bool = False  # Content-Length framing
-    environ: dict[str, str] = field(default_factory=dict[str, str])
 
     def frame(self, method: str, params: object, call_id: int | None) -> bytes:
         """Return a message as its bytes on the wire; a notification without an id."""
@@ -55,7 +54,7 @@ class Running:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **contestant.environ},
+            env=_plain_environ(),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -135,3 +134,8 @@ class Running:
             assert b'"error":' not in seen, f"{self.contestant.name} answered {seen[:500]!r}"
             answers -= seen.count(_ANSWER)
             tail = seen[1 - len(_ANSWER) :]
+
+
+def _plain_environ() -> dict[str, str]:
+    """Return the environment without switches of Python: compiled modules are kept, as on a user's machine."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

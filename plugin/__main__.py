@@ -20,6 +20,11 @@ def main() -> int:
         if not os.isatty(wire.read_fd):
             # A terminal's Ctrl-C is the host's affair from the start.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if wire is not None and arguments in ([], ["serve"]) and not os.isatty(wire.read_fd):
+        # As hosts launch it: there is nothing to parse, and every import delays the answer to `initialize`.
+        from plugin.cli import serve  # noqa: PLC0415
+
+        return serve.serve(wire)
     # Only now: whatever an import prints goes to stderr, and the wire stays clean.
     from plugin.cli import command  # noqa: PLC0415
 

@@ -8,8 +8,9 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from plugin import __version__, actions, manifest
+from plugin import __version__, actions, offer
 from plugin.clock import Clock, SystemClock
 from plugin.config import Config, sources
 from plugin.errors import ConfigInvalid
@@ -21,10 +22,7 @@ from plugin.presence.status import (
     RefreshParams,
     RefreshResult,
 )
-from plugin.services import Services
-from plugin.sync.pull import PullParams, PullResult
-from plugin.sync.push import PushParams, PushResult
-from plugin.sync.status import StatusParams, SyncStatus
+from plugin.sync.params import PullParams, PullResult, PushParams, PushResult, StatusParams, SyncStatus
 from plugin.watchdog import Watchdog
 from protocol import openrpc
 from protocol.errors import Code, ErrorData, RpcError
@@ -32,6 +30,9 @@ from protocol.framing import Framing
 from protocol.methods import Context
 from protocol.peer import Limits, Peer, Stats
 from protocol.stdio import ByteStream
+
+if TYPE_CHECKING:  # importing it takes several times as long as all else before `initialize` is answered
+    from plugin.services import Services
 
 LOG = logging.getLogger(__name__)
 EOF_GRACE_S = 1.5  # hosts kill about 2 s after they closed the pipe or sent SIGTERM
@@ -174,14 +175,15 @@ class App:
         except RpcError:
             return
 
-    async def _started(self) -> Services:
+    async def _started(self) -> "Services":
         async with self._starting:
             if isinstance(self._config, ConfigInvalid):
                 raise self._config
             if self._stopping is not None:
                 raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
             if self._services is None:
-                self._services = await Services.build(
+                services = await asyncio.to_thread(_import_services)  # which leaves the loop free to answer pings
+                self._services = await services.build(
                     self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
                 )
                 LOG.debug("the configuration in force", extra={"fields": sources.explain(self._config)})
@@ -258,12 +260,12 @@ class App:
                 self._config = invalid
             raise
         context.after_answer(self._start_soon)
-        described = manifest.build(self.table)
+        offered = offer.read() or offer.build(self.table)
         return actions.InitializeResult(
             protocol_version=actions.PROTOCOL_VERSION,
             plugin=actions.Party(name="agentic-sync", version=__version__),
-            actions=described["actions"],
-            host_callbacks=described["host_callbacks"],
+            actions=offered.actions,
+            host_callbacks=offered.host_callbacks,
             capabilities=actions.Capabilities(),
         )
 
@@ -323,6 +325,12 @@ class App:
         presence = (await self._started()).presence
         for agent_id, state in params.changes():
             presence.state_changed(agent_id, state)
+
+
+def _import_services() -> "type[Services]":
+    from plugin.services import Services  # noqa: PLC0415 - see above
+
+    return Services
 
 
 def _limits(config: Config) -> Limits:

@@ -19,6 +19,7 @@ from protocol.methods import Context, Method, MethodTable, convert_params
 logger = logging.getLogger(__name__)
 
 _LIBRARY: Final = "jsonrpcserver"
+_MONADS: Final = "oslash"  # of which it needs one
 _NAME_CHARS: Final = 64  # of a method's name, repeated to its sender
 
 Translate: TypeAlias = Callable[[Exception], RpcError | None]
@@ -144,19 +145,21 @@ class _Entry:
 def _load() -> _Library:
     """Import jsonrpcserver, when the first call needs it.
 
-    Its package imports jsonschema for a validator that is not used here, five times the time of all the rest. So its
-    modules are imported under a package that was not executed, and that nobody else gets to see.
+    Its package imports jsonschema for a validator that is not used here, and oslash every monad there is: many times
+    the time of all the rest. So their modules are imported under packages that were not executed, and that nobody else
+    gets to see.
     """
-    if _LIBRARY in sys.modules:
-        return _import()
-    spec = importlib.util.find_spec(_LIBRARY)
-    if spec is None:
-        raise ModuleNotFoundError("jsonrpcserver is not installed", name=_LIBRARY)
-    sys.modules[_LIBRARY] = importlib.util.module_from_spec(spec)
+    hollow = [name for name in (_LIBRARY, _MONADS) if name not in sys.modules]
     try:
+        for name in hollow:
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise ModuleNotFoundError(f"{name} is not installed", name=name)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
         return _import()
     finally:
-        del sys.modules[_LIBRARY]
+        for name in hollow:
+            sys.modules.pop(name, None)
 
 
 def _import() -> _Library:

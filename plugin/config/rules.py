@@ -10,6 +10,8 @@ from plugin.errors import BadEndpoint
 
 Problem = tuple[str, str]
 
+_DEFAULTS = {"platform.base_url": Platform().base_url}
+
 
 def check(config: Config) -> Iterator[Problem]:
     """Yield a (path, text) for each rule that a configuration breaks; files are looked at, nothing is contacted."""
@@ -25,7 +27,8 @@ def check(config: Config) -> Iterator[Problem]:
 def _server(section: str, name: str, url: str | None, server: Platform | Fabric) -> Iterator[Problem]:
     reach = Reach(allow_insecure_http=server.allow_insecure_http, allow_hosts=server.allow_hosts)
     try:
-        if url is not None:
+        # The default is a good one, and judging a URL needs imports that would delay every start.
+        if url is not None and (url != _DEFAULTS.get(f"{section}.{name}") or server.allow_hosts):
             check_url(url, reach)
     except BadEndpoint as exc:
         yield f"{section}.{name}", exc.message
