@@ -1,5 +1,8 @@
 """What `initialize` tells of the actions: the manifest's own words, which were made from the code once and for all."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 from msgspec import Struct
 
@@ -16,10 +19,10 @@ class Offer(Struct, frozen=True):
     host_callbacks: list[dict[str, object]]
 
 
-def read() -> Offer | None:
+def read(find: Callable[[], Path] = launch.find) -> Offer | None:
     """Return the offer of this plugin's manifest.json; None when the file is missing, broken or of another version."""
     try:
-        found = msgspec.json.decode(launch.find().read_bytes(), type=Offer)
+        found = msgspec.json.decode(find().read_bytes(), type=Offer)
     except (PluginError, OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return found if found.version == __version__ else None
