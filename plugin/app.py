@@ -176,6 +176,8 @@ class App:
             return
 
     async def _started(self) -> "Services":
+        if self._services is not None and self._stopping is None and not self._starting.locked():
+            return self._services
         async with self._starting:
             if isinstance(self._config, ConfigInvalid):
                 raise self._config

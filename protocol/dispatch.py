@@ -62,7 +62,7 @@ class Dispatcher:
         entry = self._entries.get(call.method)
         if entry is None:
             return self._refuse(call, not_found(call.method))
-        outcome = await library.call(library.request(call.method, [call.params], None), context, entry)
+        outcome = await library.call(entry.request, (context, call.params), entry)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
             error = outcome._error.data  # noqa: SLF001
@@ -119,21 +119,26 @@ class _Library(NamedTuple):
     """What is used of jsonrpcserver, which has no complete types."""
 
     request: Callable[[str, list[Any], object], Any]
-    call: Callable[[Any, Context, "_Entry"], Awaitable[Any]]
+    call: Callable[[Any, tuple[Context, Params], "_Entry"], Awaitable[Any]]
     success: Callable[[object], Any]
     error: Callable[[int, str, object], Any]
     left: type
 
 
 class _Entry:
-    """A handler in the form that jsonrpcserver calls: with the context and one positional argument, the params."""
+    """A handler in the form that jsonrpcserver calls: with its context, which holds the params, too.
+
+    So the library's request is the same for all calls of a method, and it need not take params apart that it may not.
+    """
 
     def __init__(self, method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> None:
         self._method = method
         self._explain = explain
         self._library = library
+        self.request = library.request(method.name, [], None)
 
-    async def __call__(self, context: Context, params: Params, /) -> object:
+    async def __call__(self, about: tuple[Context, Params], /) -> object:
+        context, params = about
         try:
             result = await self._method.handler(context, convert_params(self._method, params))
         except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here

@@ -55,27 +55,23 @@ class Intake:
         self._settled = asyncio.Event()  # a pulse
         self._waiters = 0  # for the pulse
 
-    async def take(self, call: Call, batch: Gathering | None) -> Work[Task] | None:
-        """Admit a call or refuse it; return work whose turn it is, for the caller to `start` or `serve`.
+    def admit(self, call: Call, batch: Gathering | None) -> Work[Task] | RpcError | None:
+        """Admit a call that is no cancel; return work whose turn it is, for the caller to `start` or `serve`.
 
-        Waits for room to refuse it, and for nothing else but a turn of the loop.
+        None when its turn comes later; why, when it is to be refused.
         """
-        if self._lanes.crowded:
-            await asyncio.sleep(0)
-        if call.method in CANCELS:
-            return await self._take_cancel(call, batch)
         method = self._table.get(call.method)
         urgent = method is not None and method.urgent
         if self._stopped and not urgent:
-            return await self._refuse(call, batch, PeerClosed("This side is closing"))
+            return PeerClosed("This side is closing")
         place = self._lanes.place(size=call.size, urgent=urgent)
         if place is Place.NOWHERE:
-            return await self._refuse(call, batch, _busy())
+            return _busy()
         request_id = call.id if isinstance(call, Request) else None
         context = Context(self._remote, call.method, request_id, call.params)
         work: Work[Task] = Work(call, context, key_of(request_id), urgent, batch)
         if not self._requests.open(work):
-            return await self._refuse(call, batch, _duplicate())
+            return _duplicate()
         if isinstance(call, Request):
             self._stats.requests += 1
         else:
@@ -100,7 +96,10 @@ class Intake:
                 await self._outlet.room()
             answer = self._close(work, payload)
             if answer is not None:
-                await self._outlet.send(answer.payload, answer.callbacks)
+                if self._outlet.busy:
+                    self._outlet.push(answer.payload, answer.callbacks)
+                else:
+                    await self._outlet.send(answer.payload, answer.callbacks)
             self._pulse()
         finally:
             following = self._lanes.leave(work)
@@ -147,7 +146,8 @@ class Intake:
         """Return the tasks of the handlers that have not ended."""
         return {work.handle for work in self._lanes if work.handle is not None}
 
-    async def _refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
+    async def refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
+        """Answer a call that was not admitted; waits for room."""
         if isinstance(call, Notification):
             self._stats.dropped_in += 1
             logger.debug("A notification was dropped", extra={"fields": {"method": call.method, "code": error.code}})
@@ -204,7 +204,8 @@ class Intake:
             self._settled.set()
             self._settled.clear()
 
-    async def _take_cancel(self, call: Call, batch: Gathering | None) -> None:
+    async def cancel(self, call: Call, batch: Gathering | None) -> None:
+        """Cancel what the call of one of the `CANCELS` names; waits for room."""
         name, fate = CANCELS[call.method]
         work = self._requests.find(_named(call.params, name))
         if work is not None and work.stage is Stage.WAITING:

@@ -94,9 +94,14 @@ class Outlet:
         self.push(payload)
         return True
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a message would not go out alone, so that pushing it is all that can be done."""
+        return len(self._queue) > 0 or self._writing or self._framing is None or self.broken or self._more()
+
     async def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...]) -> None:
         """Send a message; if it is alone, write it here and now, without a change of tasks."""
-        if self._framing is None or self._queue or self._writing or self.broken or self._more():
+        if self._framing is None or self.busy:
             self.push(payload, callbacks)
         else:
             self.unsent_bytes += len(payload)

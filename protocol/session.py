@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeAlias, TypeVar
 
+from msgspec import Struct
+
 from protocol.messages import Id, Notification, Request, join_batch
 from protocol.methods import Context
 
@@ -52,8 +54,7 @@ class Calls(Generic[W]):
         return waiters
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct, frozen=True, gc=False):
     """What is to be sent, and what to run once it was."""
 
     payload: bytes
@@ -97,8 +98,7 @@ class Fate(Enum):
     CLOSED = auto()  # answered with -32000
 
 
-@dataclass(slots=True, eq=False)
-class Work(Generic[H]):
+class Work(Struct, Generic[H], eq=False):
     """A request or notification on its way; `key` tells it from others, `handle` is whatever runs it."""
 
     call: Request | Notification
