@@ -7,10 +7,13 @@ from typing import Final
 from bench.stdio import Contestant
 
 PLUGIN: Final = "agentic-sync"
+PING: Final = "agentic-sync, ping"
 FLOOR: Final = "asyncio + msgspec (floor)"
 PYGLS, MCP, JSONRPCSERVER, PYLSP = "pygls", "mcp", "jsonrpcserver", "python-lsp-jsonrpc"
 
 _PEERS: Final = Path(__file__).parent / "peers"
+# From an environment without the peers: httpx imports a command line of its own where it finds their click.
+_COMMAND: Final = Path(__file__).parent.parent / ".venv" / "bin" / "agentic-sync"
 _ECHO: Final = {"agent_id": "codex", "n": 1}
 _LSP: Final[dict[str, object]] = {"processId": None, "rootUri": None, "capabilities": {}}
 _MCP: Final[dict[str, object]] = {
@@ -21,17 +24,9 @@ _MCP: Final[dict[str, object]] = {
 
 
 def contestants(state_dir: Path) -> tuple[Contestant, ...]:
-    """Return all of them; the plugin keeps its state in that folder."""
-    config = {"state_dir": str(state_dir)}
+    """Return one of each; the plugin keeps its state below that folder."""
     return (
-        Contestant(
-            name=PLUGIN,
-            argv=(str(Path(sys.executable).parent / PLUGIN), "serve"),
-            method="agentic.presence.status",
-            params={"agent_id": "codex"},
-            initialize={"protocol_version": 1, "host": {"name": "bench"}, "config": config},
-            initialized="initialized",
-        ),
+        _plugin(PLUGIN, state_dir / "status", method="agentic.presence.status", params={"agent_id": "codex"}),
         _peer(FLOOR, "floor", initialize=_ECHO),
         _peer(JSONRPCSERVER, "jsonrpcserver_alone", initialize=_ECHO),
         _peer(PYLSP, "pylsp_server", initialize=_ECHO, headers=True),
@@ -44,6 +39,23 @@ def contestants(state_dir: Path) -> tuple[Contestant, ...]:
             initialize=_MCP,
             initialized="notifications/initialized",
         ),
+    )
+
+
+def ping(state_dir: Path) -> Contestant:
+    """Return the plugin once more, asked for what has nothing to do: the share of the wire alone."""
+    return _plugin(PING, state_dir / "ping", method="ping", params={})
+
+
+def _plugin(name: str, state_dir: Path, *, method: str, params: object) -> Contestant:
+    config = {"state_dir": str(state_dir)}
+    return Contestant(
+        name=name,
+        argv=(str(_COMMAND), "serve"),
+        method=method,
+        params=params,
+        initialize={"protocol_version": 1, "host": {"name": "bench"}, "config": config},
+        initialized="initialized",
     )
 
 

@@ -176,12 +176,14 @@ class App:
             return
 
     async def _started(self) -> "Services":
-        if self._services is not None and self._stopping is None and not self._starting.locked():
+        late = self._stopping is not None
+        if self._services is not None and not late and not self._starting.locked():
             return self._services
         async with self._starting:
             if isinstance(self._config, ConfigInvalid):
                 raise self._config
-            if self._stopping is not None:
+            # What came before the stop, and had to wait for the services, is still answered.
+            if late or (self._stopping is not None and self._services is None):
                 raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
             if self._services is None:
                 services = await asyncio.to_thread(_import_services)  # which leaves the loop free to answer pings

@@ -67,15 +67,15 @@ class Intake:
         place = self._lanes.place(size=call.size, urgent=urgent)
         if place is Place.NOWHERE:
             return _busy()
-        request_id = call.id if isinstance(call, Request) else None
-        context = Context(self._remote, call.method, request_id, call.params)
-        work: Work[Task] = Work(call, context, key_of(request_id), urgent, batch)
+        asked = isinstance(call, Request)
+        request_id = call.id if asked else None
+        work: Work[Task] = Work(
+            call, Context(self._remote, call.method, request_id, call.params), key_of(request_id), urgent, batch
+        )
         if not self._requests.open(work):
             return _duplicate()
-        if isinstance(call, Request):
-            self._stats.requests += 1
-        else:
-            self._stats.notifications += 1
+        self._stats.requests += asked
+        self._stats.notifications += not asked
         if place is Place.WAIT:
             self._lanes.wait(work)
             return None
@@ -90,7 +90,11 @@ class Intake:
     async def serve(self, work: Work[Task]) -> None:
         """Run the handler of work whose turn it is, and answer; then start what waited for its place."""
         try:
-            payload = await self._run(work)
+            try:
+                begun = self._lanes.begin(work)
+                payload = await self._dispatcher.dispatch(work.call, work.context) if begun else self._ending(work)
+            except asyncio.CancelledError as error:
+                payload = self._stray_cancel(work, error) if work.fate is Fate.NATURAL else self._ending(work)
             work.stage = Stage.DONE
             if self._outlet.full:
                 await self._outlet.room()
@@ -100,7 +104,8 @@ class Intake:
                     self._outlet.push(answer.payload, answer.callbacks)
                 else:
                     await self._outlet.send(answer.payload, answer.callbacks)
-            self._pulse()
+            if self._waiters:
+                self._pulse()
         finally:
             following = self._lanes.leave(work)
             if following is not None:
@@ -162,15 +167,6 @@ class Intake:
                 self._stats.duplicates += 1
         await self.reply(encode_error(call.id, error), batch)
 
-    async def _run(self, work: Work[Task]) -> bytes | None:
-        try:
-            if self._lanes.begin(work):
-                return await self._dispatcher.dispatch(work.call, work.context)
-        except asyncio.CancelledError as error:
-            if work.fate is Fate.NATURAL:
-                return self._stray_cancel(work, error)
-        return self._ending(work)
-
     def _stray_cancel(self, work: Work[Task], error: asyncio.CancelledError) -> bytes | None:
         """Answer for a handler that ended in a cancellation which nobody asked of it here."""
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -200,9 +196,8 @@ class Intake:
         return work.settle(payload)
 
     def _pulse(self) -> None:
-        if self._waiters:
-            self._settled.set()
-            self._settled.clear()
+        self._settled.set()
+        self._settled.clear()
 
     async def cancel(self, call: Call, batch: Gathering | None) -> None:
         """Cancel what the call of one of the `CANCELS` names; waits for room."""

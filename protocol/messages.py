@@ -115,7 +115,8 @@ def decode(payload: bytes | bytearray | memoryview) -> Incoming:
     except RecursionError:
         return _unreadable("nested too deeply")
     if isinstance(value, dict):
-        return _classify(cast("dict[str, object]", value), len(payload))
+        message = cast("dict[str, object]", value)
+        return _call(message, len(payload)) if "method" in message else _no_call(message)
     if isinstance(value, list):
         return _batch(cast("list[object]", value), len(payload))
     return _NO_OBJECT
@@ -126,19 +127,17 @@ def _batch(members: list[object], size: int) -> Batch | Invalid:
     if not 1 <= count <= MAX_BATCH_MEMBERS:
         return _refuse(None, f"a batch has 1 to {MAX_BATCH_MEMBERS} members, this one has {count}")
     share = -(-size // count)
-    return Batch(
-        tuple(
-            [
-                _classify(cast("dict[str, object]", member), share) if isinstance(member, dict) else _NO_OBJECT
-                for member in members
-            ]
-        )
-    )
+    return Batch(tuple([_classify(member, share) for member in members]))
 
 
-def _classify(message: dict[str, object], size: int) -> Item:
-    if "method" in message:
-        return _call(message, size)
+def _classify(member: object, size: int) -> Item:
+    if not isinstance(member, dict):
+        return _NO_OBJECT
+    message = cast("dict[str, object]", member)
+    return _call(message, size) if "method" in message else _no_call(message)
+
+
+def _no_call(message: dict[str, object]) -> Response | Invalid:
     if "result" in message or "error" in message:
         return _response(message)
     return _refuse(_id(message), "no method", void=message.keys() == {"jsonrpc", "id"})

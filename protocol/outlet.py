@@ -160,9 +160,12 @@ class Outlet:
         size = 0
         while self._queue and size < _WRITE_BYTES:
             payload, after = self._queue.popleft()
-            frames.append(encode(payload, framing))
+            frames.append(payload if framing is Framing.NDJSON else encode(payload, framing))
             callbacks += after
             size += len(payload)
+        if framing is Framing.NDJSON:
+            frames.append(b"")
+            return b"\n".join(frames), size, callbacks
         return b"".join(frames), size, callbacks
 
     async def _write(self, data: bytes, size: int, callbacks: Sequence[Callable[[], None]]) -> None:
