@@ -35,7 +35,7 @@ def _started(row: str, title: str, figures: tuple[Figure, ...]) -> Table:
 
 def _occupied(figures: tuple[Figure, ...]) -> Table:
     why = (
-        "Four fifths of what it takes beyond the floor is the HTTP client with its TLS settings, which every plugin "
+        "Two thirds of what it takes beyond the floor are the HTTP client with its TLS settings, which every plugin "
         "that speaks to a platform needs; it is loaded after initialize is answered."
     )
     return Table(
