@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
+_CALLS: Final = (Request, Notification)
 _SERVED_IN_A_ROW: Final = 16  # calls that the reader serves before others get a turn
 
 
@@ -273,7 +274,7 @@ class Peer:
             message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
             if self._on_first_message is not None:
                 await self._meet(message)
-            call = isinstance(message, Request | Notification)
+            call = isinstance(message, _CALLS)
             work = await (self._take(message, None) if call else self._route(message, None))
             if work is None:
                 continue

@@ -49,7 +49,8 @@ class Presence:
         self._clock = clock
         self._open_fabric = open_fabric
         self._opened = config
-        self._members = {} if off(config) else members(config)
+        self._bound = members(config)
+        self._members = {} if off(config) else self._bound
         self._troubles = Troubles(clock)
         self._tickets: list[Ticket] = []
         self._group: asyncio.TaskGroup | None = None
@@ -124,7 +125,8 @@ class Presence:
         for guild in self._roster.guilds.values():
             guild.lane.most = config.presence.concurrency_per_guild
         gone = self._members.keys()
-        self._members = {} if off(config) else members(config)
+        self._bound = members(config)
+        self._members = {} if off(config) else self._bound
         for agent_id in gone - self._members.keys():
             self._troubles.end(UNIDENTIFIED, where=agent_id, who=agent_id)
         self._apply()
@@ -156,7 +158,7 @@ class Presence:
         """Say what every guild is to show and what it confirmed, of one agent or of all that are bound."""
         now = Now(monotonic=self._clock.monotonic(), wall=self._clock.now())
         why = off(self._config)
-        bound = {name: who for name, who in members(self._config).items() if agent_id in {None, name}}
+        bound = {name: who for name, who in self._bound.items() if agent_id in {None, name}}
         agents = self._roster.agents
         by_guild: dict[str, list[Cell]] = {}
         for guild, cell in self._roster.pairs():
