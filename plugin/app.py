@@ -180,17 +180,18 @@ class App:
         if self._services is not None and not late and not self._starting.locked():
             return self._services
         async with self._starting:
-            if isinstance(self._config, ConfigInvalid):
-                raise self._config
+            config = self._config
+            if isinstance(config, ConfigInvalid):
+                raise config
             # What came before the stop, and had to wait for the services, is still answered.
             if late or (self._stopping is not None and self._services is None):
                 raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
             if self._services is None:
                 services = await asyncio.to_thread(_import_services)  # which leaves the loop free to answer pings
                 self._services = await services.build(
-                    self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
+                    config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
                 )
-                LOG.debug("the configuration in force", extra={"fields": sources.explain(self._config)})
+                LOG.debug("the configuration in force", extra={"fields": sources.explain(config)})
                 self._running = self._tasks.create_task(self._services.run())
             return self._services
 
@@ -259,7 +260,7 @@ class App:
         try:
             await self._take_config(params.config)
         except ConfigInvalid as invalid:
-            if self._services is None:
+            if self._services is None and not self._starting.locked():
                 # Work that comes all the same must not go where the host never meant it to: it is refused like this.
                 self._config = invalid
             raise
