@@ -12,7 +12,6 @@ It is settled once, by whoever is first; settling gives what is to be sent, whic
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeAlias, TypeVar
 
@@ -129,11 +128,11 @@ class Step(Enum):
     INTERRUPT = auto()  # its handler runs
 
 
-@dataclass(slots=True)
 class Requests(Generic[H]):
     """Requests in flight, by id. Ids that are null are never the same; 1, 1.0 and "1" are three."""
 
-    _by_id: dict[object, Work[H]] = field(default_factory=dict[object, Work[H]])
+    def __init__(self) -> None:
+        self._by_id: dict[object, Work[H]] = {}
 
     def open(self, work: Work[H]) -> bool:
         """Enter a request; False when one with its id is in flight."""
