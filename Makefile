@@ -85,7 +85,7 @@ fuzz: setup .venv/fuzz ## fuzz the decoders of frames, messages and params, FUZZ
 
 RUNS ?= 5
 .PHONY: bench
-bench: .venv-bench/ready ## measure against peers and floors; a part with ROW=presence (RUNS)
+bench: setup .venv-bench/ready ## measure against peers and floors; a part with ROW=presence (RUNS)
 	@.venv-bench/bin/python -m bench $(ROW) --runs $(RUNS)
 
 .PHONY: lock

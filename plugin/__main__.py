@@ -1,5 +1,6 @@
 """The command line's first act: when this process is to serve, claim the wire before anything can print on it."""
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,15 @@ def main() -> int:
         if not os.isatty(wire.read_fd):
             # A terminal's Ctrl-C is the host's affair from the start.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if wire is not None and arguments in ([], ["serve"]) and not os.isatty(wire.read_fd):
+        # As hosts launch it: there is nothing to parse, and every import delays the answer to `initialize`.
+        # None of it is ever garbage: the collector need not look at it, neither now nor later.
+        gc.disable()
+        from plugin.cli import serve  # noqa: PLC0415
+
+        gc.freeze()
+        gc.enable()
+        return serve.serve(wire)
     # Only now: whatever an import prints goes to stderr, and the wire stays clean.
     from plugin.cli import command  # noqa: PLC0415
 

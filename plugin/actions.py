@@ -13,9 +13,7 @@ from plugin.presence.status import (
     RefreshParams,
     RefreshResult,
 )
-from plugin.sync.pull import PullParams, PullResult
-from plugin.sync.push import PushParams, PushResult
-from plugin.sync.status import StatusParams, SyncStatus
+from plugin.sync.params import PullParams, PullResult, PushParams, PushResult, StatusParams, SyncStatus
 from protocol.errors import Code, ErrorData, RpcError
 from protocol.methods import Context, Method, MethodTable
 

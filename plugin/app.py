@@ -8,8 +8,9 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from plugin import __version__, actions, manifest
+from plugin import __version__, actions, offer
 from plugin.clock import Clock, SystemClock
 from plugin.config import Config, sources
 from plugin.errors import ConfigInvalid
@@ -21,10 +22,7 @@ from plugin.presence.status import (
     RefreshParams,
     RefreshResult,
 )
-from plugin.services import Services
-from plugin.sync.pull import PullParams, PullResult
-from plugin.sync.push import PushParams, PushResult
-from plugin.sync.status import StatusParams, SyncStatus
+from plugin.sync.params import PullParams, PullResult, PushParams, PushResult, StatusParams, SyncStatus
 from plugin.watchdog import Watchdog
 from protocol import openrpc
 from protocol.errors import Code, ErrorData, RpcError
@@ -32,6 +30,9 @@ from protocol.framing import Framing
 from protocol.methods import Context
 from protocol.peer import Limits, Peer, Stats
 from protocol.stdio import ByteStream
+
+if TYPE_CHECKING:  # importing it takes several times as long as all else before `initialize` is answered
+    from plugin.services import Services
 
 LOG = logging.getLogger(__name__)
 EOF_GRACE_S = 1.5  # hosts kill about 2 s after they closed the pipe or sent SIGTERM
@@ -174,17 +175,23 @@ class App:
         except RpcError:
             return
 
-    async def _started(self) -> Services:
+    async def _started(self) -> "Services":
+        late = self._stopping is not None
+        if self._services is not None and not late and not self._starting.locked():
+            return self._services
         async with self._starting:
-            if isinstance(self._config, ConfigInvalid):
-                raise self._config
-            if self._stopping is not None:
+            config = self._config
+            if isinstance(config, ConfigInvalid):
+                raise config
+            # What came before the stop, and had to wait for the services, is still answered.
+            if late or (self._stopping is not None and self._services is None):
                 raise RpcError(Code.CLOSED, "The plugin is stopping", ErrorData(kind="closed", retryable=True))
             if self._services is None:
-                self._services = await Services.build(
-                    self._config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
+                services = await asyncio.to_thread(_import_services)  # which leaves the loop free to answer pings
+                self._services = await services.build(
+                    config, agents=self._host, environ=self._environ, clock=self._clock, rng=self._rng
                 )
-                LOG.debug("the configuration in force", extra={"fields": sources.explain(self._config)})
+                LOG.debug("the configuration in force", extra={"fields": sources.explain(config)})
                 self._running = self._tasks.create_task(self._services.run())
             return self._services
 
@@ -253,17 +260,17 @@ class App:
         try:
             await self._take_config(params.config)
         except ConfigInvalid as invalid:
-            if self._services is None:
+            if self._services is None and not self._starting.locked():
                 # Work that comes all the same must not go where the host never meant it to: it is refused like this.
                 self._config = invalid
             raise
         context.after_answer(self._start_soon)
-        described = manifest.build(self.table)
+        offered = offer.read() or offer.build(self.table)
         return actions.InitializeResult(
             protocol_version=actions.PROTOCOL_VERSION,
             plugin=actions.Party(name="agentic-sync", version=__version__),
-            actions=described["actions"],
-            host_callbacks=described["host_callbacks"],
+            actions=offered.actions,
+            host_callbacks=offered.host_callbacks,
             capabilities=actions.Capabilities(),
         )
 
@@ -323,6 +330,12 @@ class App:
         presence = (await self._started()).presence
         for agent_id, state in params.changes():
             presence.state_changed(agent_id, state)
+
+
+def _import_services() -> "type[Services]":
+    from plugin.services import Services  # noqa: PLC0415 - see above
+
+    return Services
 
 
 def _limits(config: Config) -> Limits:

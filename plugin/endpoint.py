@@ -8,11 +8,13 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import httpx
-
 from plugin.errors import BadEndpoint
+
+if TYPE_CHECKING:
+    import httpx
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -73,8 +75,10 @@ def segment(text: str) -> str:
         raise BadEndpoint(f"{text!r} cannot be part of a path: it is not valid Unicode") from None
 
 
-def _parse(url: str) -> httpx.URL:
+def _parse(url: str) -> "httpx.URL":
     """Split the URL; no text raised here repeats it, since it may hold a password."""
+    import httpx  # noqa: PLC0415 - it takes a while, and a process that has no URL to judge yet should start without
+
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):

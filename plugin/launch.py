@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +130,8 @@ def _look_up(tree: object, path: str) -> object:
 
 def _locate(command: str, environ: Mapping[str, str]) -> str:
     folders = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)])
+    import shutil  # noqa: PLC0415 - for hosts; the plugin itself only finds its manifest here
+
     found = shutil.which(command, path=folders)
     if found is None:
         raise PluginError(f"the command {command} is not found on the PATH; install agentic-sync, or name its place")

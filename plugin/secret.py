@@ -1,7 +1,5 @@
 """A value that must never be printed."""
 
-import hmac
-
 
 class Secret:
     """Hold a token so that no log line, error or repr can show it; `reveal()` is the only way to its text."""
@@ -24,6 +22,8 @@ class Secret:
         return bool(self._text)
 
     def __eq__(self, other: object) -> bool:
+        import hmac  # noqa: PLC0415 - rarely asked, and slow to import
+
         return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
 
     def __hash__(self) -> int:

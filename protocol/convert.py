@@ -25,6 +25,10 @@ class Mismatch(ProtocolError):
 def convert(value: object, shape: type[T]) -> T:
     """Return decoded JSON as a `shape`; nothing is coerced. Raises Mismatch."""
     try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError:
+        pass  # once more: looking at each key for a number takes three times as long, and is seldom needed
+    try:
         return msgspec.convert(value, shape, str_keys=True)
     except msgspec.ValidationError as error:
         raise _mismatch(str(error)) from None

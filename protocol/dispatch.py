@@ -19,6 +19,7 @@ from protocol.methods import Context, Method, MethodTable, convert_params
 logger = logging.getLogger(__name__)
 
 _LIBRARY: Final = "jsonrpcserver"
+_MONADS: Final = "oslash"  # of which it needs one
 _NAME_CHARS: Final = 64  # of a method's name, repeated to its sender
 
 Translate: TypeAlias = Callable[[Exception], RpcError | None]
@@ -61,7 +62,7 @@ class Dispatcher:
         entry = self._entries.get(call.method)
         if entry is None:
             return self._refuse(call, not_found(call.method))
-        outcome = await library.call(library.request(call.method, [call.params], None), context, entry)
+        outcome = await library.call(entry.request, (context, call.params), entry)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
             error = outcome._error.data  # noqa: SLF001
@@ -118,21 +119,26 @@ class _Library(NamedTuple):
     """What is used of jsonrpcserver, which has no complete types."""
 
     request: Callable[[str, list[Any], object], Any]
-    call: Callable[[Any, Context, "_Entry"], Awaitable[Any]]
+    call: Callable[[Any, tuple[Context, Params], "_Entry"], Awaitable[Any]]
     success: Callable[[object], Any]
     error: Callable[[int, str, object], Any]
     left: type
 
 
 class _Entry:
-    """A handler in the form that jsonrpcserver calls: with the context and one positional argument, the params."""
+    """A handler in the form that jsonrpcserver calls: with its context, which holds the params, too.
+
+    So the library's request is the same for all calls of a method, and it need not take params apart that it may not.
+    """
 
     def __init__(self, method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> None:
         self._method = method
         self._explain = explain
         self._library = library
+        self.request = library.request(method.name, [], None)
 
-    async def __call__(self, context: Context, params: Params, /) -> object:
+    async def __call__(self, about: tuple[Context, Params], /) -> object:
+        context, params = about
         try:
             result = await self._method.handler(context, convert_params(self._method, params))
         except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here
@@ -144,19 +150,21 @@ class _Entry:
 def _load() -> _Library:
     """Import jsonrpcserver, when the first call needs it.
 
-    Its package imports jsonschema for a validator that is not used here, five times the time of all the rest. So its
-    modules are imported under a package that was not executed, and that nobody else gets to see.
+    Its package imports jsonschema for a validator that is not used here, and oslash every monad there is: many times
+    the time of all the rest. So their modules are imported under packages that were not executed, and that nobody else
+    gets to see.
     """
-    if _LIBRARY in sys.modules:
-        return _import()
-    spec = importlib.util.find_spec(_LIBRARY)
-    if spec is None:
-        raise ModuleNotFoundError("jsonrpcserver is not installed", name=_LIBRARY)
-    sys.modules[_LIBRARY] = importlib.util.module_from_spec(spec)
+    hollow = [name for name in (_LIBRARY, _MONADS) if name not in sys.modules]
     try:
+        for name in hollow:
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise ModuleNotFoundError(f"{name} is not installed", name=name)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
         return _import()
     finally:
-        del sys.modules[_LIBRARY]
+        for name in hollow:
+            sys.modules.pop(name, None)
 
 
 def _import() -> _Library:

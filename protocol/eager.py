@@ -3,29 +3,27 @@
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+
+_TAKEN: Final = object()
 
 
-class Eager(Generator[Any, Any, None]):
-    """Await a coroutine, in a context of its own; call `on_wait` when it first waits, if it ever does.
+class Rest(Generator[Any, Any, None]):
+    """What is left of a coroutine after its first step: await it once, in the task that took the step."""
 
-    From then on the task belongs to the coroutine, and whatever else it did is for another to do.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], run: Callable[..., object], awaited: object) -> None:
         self._coroutine = coroutine
-        self._run = copy_context().run
-        self._on_wait: Callable[[], None] | None = on_wait
+        self._run = run
+        self._awaited = awaited
 
     def __await__(self) -> Generator[Any, Any, None]:
         return self
 
     def send(self, value: object, /) -> object:
-        """Take the next step; return what the coroutine waits for then."""
-        awaited = self._run(self._coroutine.send, value)
-        if self._on_wait is not None:
-            on_wait, self._on_wait = self._on_wait, None
-            on_wait()
+        """Take the next step; return what the coroutine waits for then, at first what it waits for already."""
+        if self._awaited is _TAKEN:
+            return self._run(self._coroutine.send, value)
+        awaited, self._awaited = self._awaited, _TAKEN
         return awaited
 
     def throw(
@@ -37,3 +35,13 @@ class Eager(Generator[Any, Any, None]):
     ) -> object:
         """Take the next step with an exception, which is a cancellation."""
         return self._run(self._coroutine.throw, error() if isinstance(error, type) else error)
+
+
+def begin(coroutine: Coroutine[Any, Any, None]) -> Rest | None:
+    """Take the first step of a coroutine, in a context of its own; None if that was all, else await the rest."""
+    run = copy_context().run
+    try:
+        awaited = run(coroutine.send, None)
+    except StopIteration:
+        return None
+    return Rest(coroutine, run, awaited)

@@ -12,7 +12,7 @@ Frames do not depend on the pieces in which the bytes come. Work is linear in th
 
 import re
 from enum import StrEnum
-from typing import Final, TypeAlias, assert_never
+from typing import Final, TypeAlias
 
 from protocol.errors import FrameError
 
@@ -36,13 +36,9 @@ class Framing(StrEnum):
 
 def encode(payload: bytes, framing: Framing) -> bytes:
     """Frame one payload. For NDJSON it must hold no newline; what `protocol.messages` encodes has none."""
-    match framing:
-        case Framing.NDJSON:
-            return payload + b"\n"
-        case Framing.CONTENT_LENGTH:
-            return b"Content-Length: %d\r\n\r\n%b" % (len(payload), payload)
-        case _:
-            assert_never(framing)
+    if framing is Framing.NDJSON:
+        return payload + b"\n"
+    return b"Content-Length: %d\r\n\r\n%b" % (len(payload), payload)
 
 
 class Decoder:
@@ -98,8 +94,12 @@ class _Lines:
     def feed(self, data: bytes) -> list[Frame]:
         frames: list[Frame] = []
         *lines, rest = data.split(b"\n")
+        most = self.max_bytes
         for line in lines:
-            frames += self._complete(line)
+            if self._line or self._skipping or len(line) > most:
+                frames += self._complete(line)
+            elif message := line.strip(_BLANK):
+                frames.append(message)
         if not self._skipping:
             self._line += rest
             if len(self._line) > self.max_bytes + len(b"\r"):

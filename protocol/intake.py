@@ -55,31 +55,27 @@ class Intake:
         self._settled = asyncio.Event()  # a pulse
         self._waiters = 0  # for the pulse
 
-    async def take(self, call: Call, batch: Gathering | None) -> Work[Task] | None:
-        """Admit a call or refuse it; return work whose turn it is, for the caller to `start` or `serve`.
+    def admit(self, call: Call, batch: Gathering | None) -> Work[Task] | RpcError | None:
+        """Admit a call that is no cancel; return work whose turn it is, for the caller to `start` or `serve`.
 
-        Waits for room to refuse it, and for nothing else but a turn of the loop.
+        None when its turn comes later; why, when it is to be refused.
         """
-        if self._lanes.crowded:
-            await asyncio.sleep(0)
-        if call.method in CANCELS:
-            return await self._take_cancel(call, batch)
         method = self._table.get(call.method)
         urgent = method is not None and method.urgent
         if self._stopped and not urgent:
-            return await self._refuse(call, batch, PeerClosed("This side is closing"))
+            return PeerClosed("This side is closing")
         place = self._lanes.place(size=call.size, urgent=urgent)
         if place is Place.NOWHERE:
-            return await self._refuse(call, batch, _busy())
-        request_id = call.id if isinstance(call, Request) else None
-        context = Context(self._remote, call.method, request_id, call.params)
-        work: Work[Task] = Work(call, context, key_of(request_id), urgent, batch)
+            return _busy()
+        asked = isinstance(call, Request)
+        request_id = call.id if asked else None
+        work: Work[Task] = Work(
+            call, Context(self._remote, call.method, request_id, call.params), key_of(request_id), urgent, batch
+        )
         if not self._requests.open(work):
-            return await self._refuse(call, batch, _duplicate())
-        if isinstance(call, Request):
-            self._stats.requests += 1
-        else:
-            self._stats.notifications += 1
+            return _duplicate()
+        self._stats.requests += asked
+        self._stats.notifications += not asked
         if place is Place.WAIT:
             self._lanes.wait(work)
             return None
@@ -94,14 +90,22 @@ class Intake:
     async def serve(self, work: Work[Task]) -> None:
         """Run the handler of work whose turn it is, and answer; then start what waited for its place."""
         try:
-            payload = await self._run(work)
+            try:
+                begun = self._lanes.begin(work)
+                payload = await self._dispatcher.dispatch(work.call, work.context) if begun else self._ending(work)
+            except asyncio.CancelledError as error:
+                payload = self._stray_cancel(work, error) if work.fate is Fate.NATURAL else self._ending(work)
             work.stage = Stage.DONE
             if self._outlet.full:
                 await self._outlet.room()
             answer = self._close(work, payload)
             if answer is not None:
-                await self._outlet.send(answer.payload, answer.callbacks)
-            self._pulse()
+                if self._outlet.busy:
+                    self._outlet.push(answer.payload, answer.callbacks)
+                else:
+                    await self._outlet.send(answer.payload, answer.callbacks)
+            if self._waiters:
+                self._pulse()
         finally:
             following = self._lanes.leave(work)
             if following is not None:
@@ -147,7 +151,8 @@ class Intake:
         """Return the tasks of the handlers that have not ended."""
         return {work.handle for work in self._lanes if work.handle is not None}
 
-    async def _refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
+    async def refuse(self, call: Call, batch: Gathering | None, error: RpcError) -> None:
+        """Answer a call that was not admitted; waits for room."""
         if isinstance(call, Notification):
             self._stats.dropped_in += 1
             logger.debug("A notification was dropped", extra={"fields": {"method": call.method, "code": error.code}})
@@ -161,15 +166,6 @@ class Intake:
             case _:
                 self._stats.duplicates += 1
         await self.reply(encode_error(call.id, error), batch)
-
-    async def _run(self, work: Work[Task]) -> bytes | None:
-        try:
-            if self._lanes.begin(work):
-                return await self._dispatcher.dispatch(work.call, work.context)
-        except asyncio.CancelledError as error:
-            if work.fate is Fate.NATURAL:
-                return self._stray_cancel(work, error)
-        return self._ending(work)
 
     def _stray_cancel(self, work: Work[Task], error: asyncio.CancelledError) -> bytes | None:
         """Answer for a handler that ended in a cancellation which nobody asked of it here."""
@@ -200,11 +196,11 @@ class Intake:
         return work.settle(payload)
 
     def _pulse(self) -> None:
-        if self._waiters:
-            self._settled.set()
-            self._settled.clear()
+        self._settled.set()
+        self._settled.clear()
 
-    async def _take_cancel(self, call: Call, batch: Gathering | None) -> None:
+    async def cancel(self, call: Call, batch: Gathering | None) -> None:
+        """Cancel what the call of one of the `CANCELS` names; waits for room."""
         name, fate = CANCELS[call.method]
         work = self._requests.find(_named(call.params, name))
         if work is not None and work.stage is Stage.WAITING:

@@ -13,10 +13,11 @@ A response is never `Invalid`, since two peers that answer answers never stop: a
 error says so, and its version is not looked at. Unknown members of a message are ignored.
 """
 
-from dataclasses import dataclass
+from types import NoneType
 from typing import Final, TypeAlias, cast
 
 import msgspec
+from msgspec import Struct
 
 from protocol.errors import Code, EncodeError, ErrorData, RpcError
 
@@ -31,8 +32,7 @@ Id: TypeAlias = str | int | float | None
 Params: TypeAlias = list[object] | dict[str, object] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, gc=False):
     """A call to be answered. `size` is what it took of the payload, in bytes (members of a batch share equally)."""
 
     id: Id
@@ -41,8 +41,7 @@ class Request:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Struct, frozen=True, gc=False):
     """A call that must never be answered, whatever is wrong with it."""
 
     method: str
@@ -50,8 +49,7 @@ class Notification:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True, gc=False):
     """The answer to a call of ours: `error` if it is not None, else `result`. An id of an impossible type is None."""
 
     id: Id
@@ -59,8 +57,7 @@ class Response:
     error: RpcError | None
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Struct, frozen=True, gc=False):
     """A message to answer with `error`. `id` is None unless a usable one could be read.
 
     `void` marks a message that has a version and an id and nothing else: from a host that drops a result of
@@ -82,8 +79,7 @@ class Invalid:
 Item: TypeAlias = Request | Notification | Response | Invalid
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True, gc=False):
     """A batch, never empty. Its answers go out as one array, or not at all when there are none."""
 
     items: tuple[Item, ...]
@@ -93,6 +89,17 @@ Incoming: TypeAlias = Item | Batch
 
 _Json: TypeAlias = dict[str, object] | list[object] | str | int | float | bool | None
 
+
+class _Result(Struct, frozen=True, gc=False):
+    """An answer; a struct is encoded faster than a dict."""
+
+    jsonrpc: str
+    id: Id
+    result: object
+
+
+_ID_TYPES: Final = frozenset({str, int, float, NoneType})  # as decoding makes them, and no bool
+_PARAMS_TYPES: Final = frozenset({dict, list, NoneType})
 _DECODER: Final = msgspec.json.Decoder(_Json)
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -107,9 +114,12 @@ def decode(payload: bytes | bytearray | memoryview) -> Incoming:
         return _unreadable(f"not UTF-8: {error.reason}")
     except RecursionError:
         return _unreadable("nested too deeply")
+    if isinstance(value, dict):
+        message = cast("dict[str, object]", value)
+        return _call(message, len(payload)) if "method" in message else _no_call(message)
     if isinstance(value, list):
         return _batch(cast("list[object]", value), len(payload))
-    return _classify(value, len(payload))
+    return _NO_OBJECT
 
 
 def _batch(members: list[object], size: int) -> Batch | Invalid:
@@ -120,26 +130,28 @@ def _batch(members: list[object], size: int) -> Batch | Invalid:
     return Batch(tuple([_classify(member, share) for member in members]))
 
 
-def _classify(value: object, size: int) -> Item:
-    if not isinstance(value, dict):
-        return _refuse(None, "a message is an object")
-    message = cast("dict[str, object]", value)
-    if "method" in message:
-        return _call(message, size)
+def _classify(member: object, size: int) -> Item:
+    if not isinstance(member, dict):
+        return _NO_OBJECT
+    message = cast("dict[str, object]", member)
+    return _call(message, size) if "method" in message else _no_call(message)
+
+
+def _no_call(message: dict[str, object]) -> Response | Invalid:
     if "result" in message or "error" in message:
         return _response(message)
     return _refuse(_id(message), "no method", void=message.keys() == {"jsonrpc", "id"})
 
 
 def _call(message: dict[str, object], size: int) -> Request | Notification | Invalid:
-    id_, method, params = _id(message), message["method"], message.get("params")
-    if id_ is None and message.get("id") is not None:
+    id_, method, params = cast("Id", message.get("id")), message["method"], message.get("params")
+    if type(id_) not in _ID_TYPES:
         return _refuse(None, "an id is a string, a number or null")
     if message.get("jsonrpc") != "2.0":
         return _refuse(id_, 'jsonrpc is not "2.0"')
     if not isinstance(method, str):
         return _refuse(id_, "method is not a string")
-    if not (params is None or isinstance(params, dict | list)):
+    if type(params) not in _PARAMS_TYPES:
         return _refuse(id_, "params is neither an object nor an array")
     if "id" in message:
         return Request(id_, method, cast("Params", params), size)
@@ -164,7 +176,7 @@ def _error(value: object) -> RpcError:
 
 def _id(message: dict[str, object]) -> Id:
     value = message.get("id")
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    return cast("Id", value) if type(value) in _ID_TYPES else None
 
 
 def _refuse(id_: Id, detail: str, *, void: bool = False) -> Invalid:
@@ -174,6 +186,9 @@ def _refuse(id_: Id, detail: str, *, void: bool = False) -> Invalid:
 
 def _unreadable(detail: str) -> Invalid:
     return Invalid(None, Code.PARSE_ERROR, "Parse error", ErrorData(kind="parse_error", detail=detail))
+
+
+_NO_OBJECT: Final = _refuse(None, "a message is an object")
 
 
 def encode_request(id_: Id, method: str, params: object = None) -> bytes:
@@ -188,7 +203,7 @@ def encode_notification(method: str, params: object = None) -> bytes:
 
 def encode_result(id_: Id, result: object) -> bytes:
     """Encode the answer to the request `id_`. NaN and infinities become null. Raises EncodeError."""
-    return _encode({"jsonrpc": "2.0", "id": id_, "result": result})
+    return _encode(_Result("2.0", id_, result))
 
 
 def encode_error(id_: Id, error: RpcError) -> bytes:
@@ -206,10 +221,10 @@ def _given(name: str, value: object) -> dict[str, object]:
     return {} if value is None else {name: value}
 
 
-def _encode(message: dict[str, object]) -> bytes:
+def _encode(message: dict[str, object] | _Result) -> bytes:
     try:
         text = _ENCODER.encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EncodeError(f"A message cannot be written as JSON: {error}") from error
     # Only a msgspec.Raw from elsewhere can hold a newline, between tokens; as one it would end an NDJSON frame.
-    return text.replace(b"\n", b" ")
+    return text.replace(b"\n", b" ") if b"\n" in text else text

@@ -38,9 +38,10 @@ class Context:
     """What a handler may know of the call that it serves.
 
     `meta` is the `_meta` of by-name params, which the params struct never sees; `request_id` is None in a notification.
+    `callbacks` are what `after_answer` was given, in that order.
     """
 
-    __slots__ = ("_after", "meta", "method", "peer", "request_id")
+    __slots__ = ("callbacks", "meta", "method", "peer", "request_id")
 
     def __init__(self, peer: Remote, method: str, request_id: Id, params: Params) -> None:
         meta = params.get(META) if isinstance(params, dict) else None
@@ -48,7 +49,7 @@ class Context:
         self.method = method
         self.request_id = request_id
         self.meta = cast("dict[str, object]", meta) if isinstance(meta, dict) else {}
-        self._after: tuple[Callable[[], None], ...] = ()
+        self.callbacks: tuple[Callable[[], None], ...] = ()
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress, if the call has a `_meta.progressToken`, a text or a number; waits while nobody reads."""
@@ -61,12 +62,7 @@ class Context:
 
     def after_answer(self, callback: Callable[[], None]) -> None:
         """Run `callback` once the answer to this call was written; never, if it goes unanswered."""
-        self._after = (*self._after, callback)
-
-    @property
-    def callbacks(self) -> tuple[Callable[[], None], ...]:
-        """Return what `after_answer` was given, in that order."""
-        return self._after
+        self.callbacks = (*self.callbacks, callback)
 
 
 Handler: TypeAlias = Callable[[Context, P], Awaitable[object]]
@@ -136,6 +132,8 @@ def convert_params(method: Method[P], params: Params) -> P:
     the path, by name also where the params came by position.
     """
     try:
+        if isinstance(params, dict) and META not in params and params.keys() <= method.known:
+            return convert(params, method.params)
         return convert(_by_name(method, params), method.params)
     except Mismatch as misfit:
         data = ErrorData(kind="invalid_params", path=misfit.path, detail=misfit.detail)
@@ -152,6 +150,4 @@ def _by_name(method: Method[P], params: Params) -> dict[str, object]:
     if not params.keys() <= method.known:
         name = min(params.keys() - method.known)[:_NAME_CHARS]
         raise Mismatch(f"$.{name}", f"Unknown param; expected one of: {', '.join(method.fields) or '(none)'}")
-    if META not in params:
-        return params
     return {name: value for name, value in params.items() if name != META}

@@ -94,9 +94,14 @@ class Outlet:
         self.push(payload)
         return True
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a message would not go out alone, so that pushing it is all that can be done."""
+        return len(self._queue) > 0 or self._writing or self._framing is None or self.broken or self._more()
+
     async def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...]) -> None:
         """Send a message; if it is alone, write it here and now, without a change of tasks."""
-        if self._framing is None or self._queue or self._writing or self.broken or self._more():
+        if self._framing is None or self.busy:
             self.push(payload, callbacks)
         else:
             self.unsent_bytes += len(payload)
@@ -155,9 +160,12 @@ class Outlet:
         size = 0
         while self._queue and size < _WRITE_BYTES:
             payload, after = self._queue.popleft()
-            frames.append(encode(payload, framing))
+            frames.append(payload if framing is Framing.NDJSON else encode(payload, framing))
             callbacks += after
             size += len(payload)
+        if framing is Framing.NDJSON:
+            frames.append(b"")
+            return b"\n".join(frames), size, callbacks
         return b"".join(frames), size, callbacks
 
     async def _write(self, data: bytes, size: int, callbacks: Sequence[Callable[[], None]]) -> None:

@@ -21,10 +21,10 @@ from typing import Final, TypeAlias, TypeVar
 
 from protocol.convert import Mismatch, convert
 from protocol.dispatch import Dispatcher, Translate, new_trace_id, untranslated
-from protocol.eager import Eager
-from protocol.errors import BadResult, CallTimeout, Code, ErrorData, FrameError, PeerClosed
+from protocol.eager import begin
+from protocol.errors import BadResult, CallTimeout, Code, ErrorData, FrameError, PeerClosed, RpcError
 from protocol.framing import Decoder, Frame, Framing
-from protocol.intake import Intake
+from protocol.intake import CANCELS, Intake
 from protocol.lanes import Lanes
 from protocol.messages import (
     Batch,
@@ -49,7 +49,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
-_SERVED_IN_A_ROW: Final = 8  # calls that the reader serves before others get a turn
+_CALLS: Final = (Request, Notification)
+_SERVED_IN_A_ROW: Final = 16  # calls that the reader serves before others get a turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,10 +258,6 @@ class Peer:
         task.add_done_callback(self._on_end)
         return task
 
-    def _hand_over(self) -> None:
-        """Let a new task read on; the one that has read until now is a handler's, which waits."""
-        self._reader = self._read_on()
-
     def _on_end(self, task: asyncio.Task[None]) -> None:
         defect = None if task.cancelled() else task.exception()
         if defect is not None:
@@ -273,15 +270,22 @@ class Peer:
         me = asyncio.current_task()
         served = 0
         while self._frames or await self._fill():
-            work = await self._route(await self._next())
+            frame = self._frames.popleft()
+            message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
+            if self._on_first_message is not None:
+                await self._meet(message)
+            call = isinstance(message, _CALLS)
+            work = await (self._take(message, None) if call else self._route(message, None))
             if work is None:
                 continue
             if self._lanes.due > 1:
                 self._intake.start(work)
                 continue
             work.handle = me
-            await Eager(self._intake.serve(work), self._hand_over)
-            if self._reader is not me:
+            rest = begin(self._intake.serve(work))
+            if rest is not None:
+                self._reader = self._read_on()  # this task is the handler's from now on
+                await rest
                 return
             served += 1
             if served % _SERVED_IN_A_ROW == 0:
@@ -297,19 +301,29 @@ class Peer:
                 self._outlet.open(self._decoder.framing)
         return bool(self._frames)
 
-    async def _next(self) -> Incoming:
-        frame = self._frames.popleft()
-        message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
-        if self._on_first_message is not None:
-            hook, self._on_first_message = self._on_first_message, None
+    async def _meet(self, message: Incoming) -> None:
+        hook, self._on_first_message = self._on_first_message, None
+        if hook is not None:
             await hook(_method_of(message))
-        return message
 
-    async def _route(self, message: Incoming, batch: Gathering | None = None) -> Work[asyncio.Task[None]] | None:
+    async def _take(self, call: Request | Notification, batch: Gathering | None) -> Work[asyncio.Task[None]] | None:
+        """Take one call; return work whose turn it is."""
+        if self._lanes.crowded:
+            await asyncio.sleep(0)
+        if call.method in CANCELS:
+            await self._intake.cancel(call, batch)
+            return None
+        work = self._intake.admit(call, batch)
+        if isinstance(work, RpcError):
+            await self._intake.refuse(call, batch, work)
+            return None
+        return work
+
+    async def _route(self, message: Incoming, batch: Gathering | None) -> Work[asyncio.Task[None]] | None:
         """Take one message; return work whose turn it is."""
         match message:
             case Request() | Notification():
-                return await self._intake.take(message, batch)
+                return await self._take(message, batch)
             case Response():
                 self._resolve(message)
                 await self._intake.reply(None, batch)

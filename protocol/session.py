@@ -12,9 +12,10 @@ It is settled once, by whoever is first; settling gives what is to be sent, whic
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from protocol.messages import Id, Notification, Request, join_batch
 from protocol.methods import Context
@@ -52,8 +53,7 @@ class Calls(Generic[W]):
         return waiters
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct, frozen=True, gc=False):
     """What is to be sent, and what to run once it was."""
 
     payload: bytes
@@ -97,8 +97,7 @@ class Fate(Enum):
     CLOSED = auto()  # answered with -32000
 
 
-@dataclass(slots=True, eq=False)
-class Work(Generic[H]):
+class Work(Struct, Generic[H], eq=False):
     """A request or notification on its way; `key` tells it from others, `handle` is whatever runs it."""
 
     call: Request | Notification
@@ -129,11 +128,11 @@ class Step(Enum):
     INTERRUPT = auto()  # its handler runs
 
 
-@dataclass(slots=True)
 class Requests(Generic[H]):
     """Requests in flight, by id. Ids that are null are never the same; 1, 1.0 and "1" are three."""
 
-    _by_id: dict[object, Work[H]] = field(default_factory=dict[object, Work[H]])
+    def __init__(self) -> None:
+        self._by_id: dict[object, Work[H]] = {}
 
     def open(self, work: Work[H]) -> bool:
         """Enter a request; False when one with its id is in flight."""

@@ -1,19 +1,26 @@
 """Serve a host over the claimed wire."""
 
-import argparse
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from plugin.app import App
 from protocol.framing import Framing
 from protocol.stdio import Wire, open_stream, wait_hung_up
 
+if TYPE_CHECKING:
+    import argparse
 
-def run(options: argparse.Namespace, wire: Wire | None) -> int:
+
+def run(options: "argparse.Namespace", wire: Wire | None) -> int:
     """Serve until the host is done."""
     if wire is None:
         raise SystemExit("agentic-sync: serve needs stdin and stdout as its wire")
-    framing = None if getattr(options, "framing", None) is None else Framing(options.framing)
+    return serve(wire, None if getattr(options, "framing", None) is None else Framing(options.framing))
+
+
+def serve(wire: Wire, framing: Framing | None = None) -> int:
+    """Serve until the host is done; return the exit code. Without a framing the first byte decides."""
     return asyncio.run(_serve(wire, framing))
 
 

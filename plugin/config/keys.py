@@ -3,7 +3,6 @@
 Everything here is derived from the structs in `plugin/config.py`.
 """
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -106,6 +105,8 @@ def vacant(default: object) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known name nearest to a misspelt one, or nothing when none is near."""
+    import difflib  # noqa: PLC0415 - for a mistake only
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; the nearest known one is {close[0]}" if close else ""
 

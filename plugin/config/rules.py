@@ -5,10 +5,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from plugin.config.settings import Config, Fabric, Platform
-from plugin.endpoint import Reach, check_url
 from plugin.errors import BadEndpoint
 
 Problem = tuple[str, str]
+
+_DEFAULTS = {"platform.base_url": Platform().base_url}
 
 
 def check(config: Config) -> Iterator[Problem]:
@@ -23,16 +24,25 @@ def check(config: Config) -> Iterator[Problem]:
 
 
 def _server(section: str, name: str, url: str | None, server: Platform | Fabric) -> Iterator[Problem]:
-    reach = Reach(allow_insecure_http=server.allow_insecure_http, allow_hosts=server.allow_hosts)
-    try:
-        if url is not None:
-            check_url(url, reach)
-    except BadEndpoint as exc:
-        yield f"{section}.{name}", exc.message
+    # The default is a good one, and judging a URL needs imports that would delay every start.
+    if url is not None and (url != _DEFAULTS.get(f"{section}.{name}") or server.allow_hosts):
+        problem = _misplaced(url, server)
+        if problem is not None:
+            yield f"{section}.{name}", problem
     if server.ca_file is not None and not Path(server.ca_file).is_file():
         yield f"{section}.ca_file", "there is no such file"
     if server.proxy is not None and not _proxy(server.proxy):
         yield f"{section}.proxy", "expected an http or https URL such as http://host:port"
+
+
+def _misplaced(url: str, server: Platform | Fabric) -> str | None:
+    from plugin.endpoint import Reach, check_url  # noqa: PLC0415 - see above
+
+    try:
+        check_url(url, Reach(allow_insecure_http=server.allow_insecure_http, allow_hosts=server.allow_hosts))
+    except BadEndpoint as exc:
+        return exc.message
+    return None
 
 
 def _proxy(url: str) -> bool:

@@ -5,14 +5,13 @@ leading `~` of a path.
 """
 
 import socket
-import tomllib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_origin
 
 import msgspec
-import platformdirs
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -144,10 +143,9 @@ def _tree(source: str, tree: Mapping[str, object], problems: Problems) -> _Sourc
 
 def _file(environ: Mapping[str, str], problems: Problems) -> _Source:
     named = environ.get(FILE_VARIABLE, "").strip()
-    path = _expand(named, environ) if named else str(platformdirs.user_config_path("agentic-sync") / "config.toml")
+    path = _expand(named, environ) if named else _usual_file(environ)
     try:
-        with Path(path).open("rb") as file:
-            tree = tomllib.load(file)
+        text = Path(path).read_bytes()
     except FileNotFoundError:
         if named:
             problems.append((path, f"there is no such file (environment {FILE_VARIABLE})"))
@@ -155,6 +153,21 @@ def _file(environ: Mapping[str, str], problems: Problems) -> _Source:
     except OSError as exc:
         problems.append((path, f"cannot be read: {exc.strerror}"))
         return _Source({}, {})
+    return _toml(path, text, problems)
+
+
+def _usual_file(environ: Mapping[str, str]) -> str:
+    """Return where the system keeps a user's settings, as the XDG base directories or macOS have it."""
+    given = environ.get("XDG_CONFIG_HOME", "").strip()
+    usual = "~/Library/Application Support" if sys.platform == "darwin" else "~/.config"
+    return _expand(f"{given if Path(given).is_absolute() else usual}/agentic-sync/config.toml", environ)
+
+
+def _toml(path: str, text: bytes, problems: Problems) -> _Source:
+    import tomllib  # noqa: PLC0415 - most have no file, and every import delays the start
+
+    try:
+        tree = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         where = str(exc).rpartition("(")[2].rstrip(")") if isinstance(exc, tomllib.TOMLDecodeError) else "not UTF-8"
         problems.append((path, f"not a TOML file ({where})"))

@@ -54,7 +54,8 @@ class Presence:
         self._clock = clock
         self._open_fabric = open_fabric
         self._opened = config
-        self._members = {} if off(config) else members(config)
+        self._bound = members(config)
+        self._members = {} if off(config) else self._bound
         self._troubles = Troubles(clock)
         self._tickets: list[Ticket] = []
         self._group: asyncio.TaskGroup | None = None
@@ -127,7 +128,8 @@ class Presence:
             self._reopen(config)
         self._around.presence = config.presence
         gone = self._members.keys()
-        self._members = {} if off(config) else members(config)
+        self._bound = members(config)
+        self._members = {} if off(config) else self._bound
         for agent_id in gone - self._members.keys():
             self._troubles.end(UNIDENTIFIED, where=agent_id, who=agent_id)
         self._apply()
@@ -162,7 +164,7 @@ class Presence:
         """
         now = Now(monotonic=self._clock.monotonic(), wall=self._clock.now())
         why = off(self._config) or (taken and taken.reason)
-        bound = {name: who for name, who in members(self._config).items() if agent_id in {None, name}}
+        bound = {name: who for name, who in self._bound.items() if agent_id in {None, name}}
         agents = self._roster.agents
         by_guild: dict[str, list[Cell]] = {}
         for guild, cell in self._roster.pairs():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from plugin.store.state import GateState, StoreState
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -63,14 +65,6 @@ class Batch:
     suspect: bool  # half of a batch that was split for its 5xx answers
     apart: bool  # a single row in state APART
     fleet_node_id: int | None
-
-
-class GateState(StrEnum):
-    """Whether requests may go to the platform."""
-
-    READY = "ready"
-    WAITING = "waiting"
-    PARKED = "parked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,17 +198,6 @@ class CoreState:
     context: tuple[ContextRow, ...]
     history: tuple[HistoryEntry, ...]
     times: AgentTimes
-
-
-class StoreState(StrEnum):
-    """How the store is; `recovered` is `ok` after a damaged file was set aside and salvaged."""
-
-    OK = "ok"
-    RECOVERED = "recovered"
-    FULL = "full"
-    READ_ONLY = "read_only"
-    UNUSABLE = "unusable"
-    IN_USE = "in_use"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,21 +1,11 @@
 """The platform's gate in this process: what the store keeps of it, reckoned in a clock that never jumps."""
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 
 from plugin.clock import Clock, rfc3339
 from plugin.store.interface import Gate, GateState
 from plugin.sync.outcome import LONGEST_LIMIT_S, LONGEST_WAIT_S, RATE_LIMITED
-
-
-class GateView(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The gate as a person sees it; `until` is when the next probe may go.
-
-    Without it, it may go now: with the next work there is.
-    """
-
-    state: GateState
-    reason: str | UnsetType = UNSET
-    until: str | UnsetType = UNSET
+from plugin.sync.params import GateView
 
 
 class LiveGate:

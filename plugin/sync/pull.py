@@ -5,15 +5,14 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Annotated, Any, cast
+from typing import cast
 
 import msgspec
-from msgspec import Meta, Struct
 
 from plugin.clock import Clock, rfc3339
 from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
 from plugin.store.interface import ContextRow, HistoryEntry, Store
-from plugin.sync.params import AgentAlias, AgentName, FleetNode, agent_of, node_of
+from plugin.sync.params import JsonObject, PullParams, PullResult, agent_of, node_of
 from plugin.sync.platform import Platform, Scope
 from plugin.sync.record import instant, text_of
 from plugin.sync.sender import Sender
@@ -24,31 +23,6 @@ PATIENCE_S = 5.0
 
 _LOG = logging.getLogger(__name__)
 _KEYS = ("context", "items", "memories")
-
-JsonObject = dict[str, Any]
-
-
-class PullParams(Struct, frozen=True, kw_only=True):
-    """For which agent, and from which time on."""
-
-    agent_id: AgentName = None
-    fleet_node_id: FleetNode = None
-    since: Annotated[
-        str | None, Meta(description="Only rows created at this time or later; they join those of earlier pulls.")
-    ] = None
-    agent_id_dashed: AgentAlias = msgspec.field(default=None, name="agent-id")
-    fleet_node_id_dashed: FleetNode = msgspec.field(default=None, name="fleet-node-id")
-    arg: AgentAlias = msgspec.field(default=None, name="_arg")
-
-
-class PullResult(Struct, frozen=True, kw_only=True):
-    """Rows, newest first; `stale` when they come from the cache, which was filled at `fetched_at`."""
-
-    success: bool
-    count: int
-    context: list[JsonObject]
-    stale: bool
-    fetched_at: str | None
 
 
 class Pull:

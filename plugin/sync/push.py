@@ -1,17 +1,14 @@
 """`agentic.sync.push`: work goes on disk, then out; the caller waits for its own, within bounds."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
 
-import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET
 
 from plugin.clock import Clock, wait_until_set
 from plugin.errors import StoreUnavailable
 from plugin.store.interface import GateState, QueueCounts, Record, Store
-from plugin.sync.gate import GateView
 from plugin.sync.intake import Intake
-from plugin.sync.params import AgentAlias, AgentName, FleetNode, agent_of, node_of
+from plugin.sync.params import PushParams, PushResult, agent_of, node_of
 from plugin.sync.platform import Scope
 from plugin.sync.record import make_record, parse_dispatches
 from plugin.sync.sender import Sender
@@ -21,36 +18,6 @@ from plugin.sync.tally import Tally
 WAIT_S = 20.0
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
-
-
-class PushParams(Struct, frozen=True, kw_only=True):
-    """Whose work, and which; without `dispatches`, or with none in it, finished workspaces are looked for."""
-
-    agent_id: AgentName = None
-    fleet_node_id: FleetNode = None
-    dispatches: Annotated[
-        list[dict[str, Any]] | dict[str, Any] | str | None,
-        Meta(description="Finished work: a list of objects, one object, or a JSON string of either."),
-    ] = None
-    queue_only: Annotated[bool | None, Meta(description="Send what is queued; don't look for finished work.")] = None
-    agent_id_dashed: AgentAlias = msgspec.field(default=None, name="agent-id")
-    fleet_node_id_dashed: FleetNode = msgspec.field(default=None, name="fleet-node-id")
-    arg: AgentAlias = msgspec.field(default=None, name="_arg")
-
-
-class PushResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the platform acknowledged during the call, and what is left: all of one agent.
-
-    `offline` says that nothing can be sent now, `error` why; what is queued goes out by itself later.
-    """
-
-    success: bool
-    count: int
-    queued: int
-    dead: int
-    offline: bool
-    error: str | UnsetType = UNSET
-    gate: GateView | UnsetType = UNSET
 
 
 class Push:

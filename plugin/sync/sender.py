@@ -19,8 +19,9 @@ from plugin.retry import step_s
 from plugin.secret import Secret
 from plugin.store.interface import Batch, BatchChange, Failed, Gate, GateState, Store
 from plugin.sync import journal
-from plugin.sync.gate import GateView, LiveGate
+from plugin.sync.gate import LiveGate
 from plugin.sync.outcome import LONGEST_WAIT_S, Outcome, Sent, decide, overhear
+from plugin.sync.params import GateView
 from plugin.sync.platform import Platform, request_body
 from plugin.sync.tally import Tallies
 from plugin.web import Answer

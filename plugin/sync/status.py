@@ -7,14 +7,13 @@ from http import HTTPStatus
 from typing import TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from plugin.clock import Clock, rfc3339
 from plugin.errors import BadEndpoint, NoAnswer, StoreUnavailable
 from plugin.secret import Secret
-from plugin.store.interface import AgentTimes, GateState, QueueCounts, Store, StoreHealth, StoreState
-from plugin.sync.gate import GateView
-from plugin.sync.params import AgentAlias, AgentName, agent_of
+from plugin.store.interface import AgentTimes, GateState, QueueCounts, Store, StoreHealth
+from plugin.sync.params import StatusParams, StoreView, SyncStatus, agent_of
 from plugin.sync.platform import Platform, Scope
 from plugin.sync.record import instant
 from plugin.sync.sender import Sender
@@ -24,48 +23,6 @@ REMOTE_S = 30.0
 REMOTE_TIMEOUT_S = 5.0
 _MAX_AGENTS = 256
 _MAX_TEXT = 200
-
-
-class StatusParams(Struct, frozen=True, kw_only=True):
-    """For which agent; without one the queue's numbers are those of all agents."""
-
-    agent_id: AgentName = None
-    agent_id_dashed: AgentAlias = msgspec.field(default=None, name="agent-id")
-    arg: AgentAlias = msgspec.field(default=None, name="_arg")
-
-
-class StoreView(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the store is; `salvaged` and `lost` count rows of a damaged file, which lies in `set_aside`."""
-
-    state: StoreState
-    reason: str | UnsetType = UNSET
-    salvaged: int | UnsetType = UNSET
-    lost: int | UnsetType = UNSET
-    set_aside: str | UnsetType = UNSET
-    pid: int | UnsetType = UNSET
-
-
-class SyncStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How sync stands: `in_flight` counts requests, `ledger` records that the platform has, `bytes` what is queued.
-
-    `enabled` is the setting `sync.enabled`: while it is false, nothing is sent.
-    """
-
-    agent_id: str
-    status: str
-    queued: int
-    context_count: int
-    dead: int
-    bytes: int
-    ledger: int
-    in_flight: int
-    enabled: bool
-    gate: GateView
-    store: StoreView
-    last_push_at: str | UnsetType = UNSET
-    last_pull_at: str | UnsetType = UNSET
-    oldest_queued_at: str | UnsetType = UNSET
-    remote_error: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ An input that begins with the byte 1 is a value to be built and written as JSON;
 import json
 import math
 import re
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from protocol.errors import Code
 from protocol.messages import (

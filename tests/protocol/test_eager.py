@@ -1,9 +1,11 @@
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
-from protocol.eager import Eager
+from protocol.eager import begin
 
 VAR: ContextVar[str] = ContextVar("VAR", default="outside")
 
@@ -13,13 +15,20 @@ class Log(list[str]):
         self.append("waits")
 
 
+async def eagerly(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> None:
+    rest = begin(coroutine)
+    if rest is not None:
+        on_wait()
+        await rest
+
+
 async def test_what_runs_through_at_once_never_waits() -> None:
     log = Log()
 
     async def work() -> None:
         log.append("worked")
 
-    await Eager(work(), log.wait)
+    await eagerly(work(), log.wait)
     assert log == ["worked"]
 
 
@@ -34,7 +43,7 @@ async def test_the_first_wait_is_told_once_and_before_anything_else_runs() -> No
         log.append("third")
 
     asyncio.get_running_loop().call_soon(log.append, "other")
-    await Eager(work(), log.wait)
+    await eagerly(work(), log.wait)
     assert log == ["first", "waits", "other", "second", "third"]
 
 
@@ -52,7 +61,7 @@ async def test_results_and_errors_of_what_is_awaited_come_through() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Eager(work(), Log().wait)
+        await eagerly(work(), Log().wait)
     assert seen == [5]
 
 
@@ -69,7 +78,7 @@ async def test_a_cancel_reaches_the_coroutine() -> None:
             raise
 
     async def run() -> None:
-        await Eager(work(), log.wait)
+        await eagerly(work(), log.wait)
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)
@@ -90,7 +99,7 @@ async def test_timeouts_and_task_groups_work_in_it() -> None:
             group.create_task(asyncio.sleep(0))
         done.append("done")
 
-    await Eager(work(), Log().wait)
+    await eagerly(work(), Log().wait)
     assert done == ["done"]
 
 
@@ -102,12 +111,12 @@ async def test_context_variables_stay_with_the_coroutine_through_its_waits() -> 
         await asyncio.sleep(0)
         seen.append(VAR.get())
 
-    await Eager(work(), lambda: seen.append(VAR.get()))
+    await eagerly(work(), lambda: seen.append(VAR.get()))
     assert seen == ["outside", "inside"]
     assert VAR.get() == "outside"
 
 
-def test_closing_it_closes_the_coroutine() -> None:
+def test_closing_the_rest_closes_the_coroutine() -> None:
     log = Log()
 
     async def work() -> None:
@@ -116,7 +125,8 @@ def test_closing_it_closes_the_coroutine() -> None:
         finally:
             log.append("closed")
 
-    eager = Eager(work(), log.wait)
-    eager.send(None)
-    eager.close()
-    assert log == ["waits", "closed"]
+    rest = begin(work())
+    assert rest is not None
+    rest.send(None)
+    rest.close()
+    assert log == ["closed"]

@@ -1,8 +1,12 @@
 """What is inside a peer's contract and shows only to who looks closely: tasks, turns, contexts, races."""
 
 import asyncio
+import sys
 import time
+from collections import Counter
 from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -87,7 +91,7 @@ async def test_others_get_their_turn_during_a_burst_of_calls(stage: Stage) -> No
         await host.send(*(request("ping", at) for at in range(500)))
         before = turns
         await until(lambda: peer.stats.requests == 500)
-        assert turns - before >= 500 // 8
+        assert turns - before >= 500 // 16
         await host.answers(500)
 
 
@@ -111,6 +115,25 @@ async def test_the_answers_of_a_burst_share_a_write(stage: Stage) -> None:
         await host.request("ping", "alone")
         await host.receive()
         assert len(writes) == 2
+
+
+async def test_a_call_that_does_not_wait_takes_few_function_calls(stage: Stage) -> None:
+    counts: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call" and Path(frame.f_code.co_filename).parent.name in {"protocol", "jsonrpcserver", "oslash"}:
+            counts[frame.f_code.co_name] += 1
+
+    async with served(await memory_wire(), stage.table()) as (host, peer):
+        await host.request("echo", "the library is loaded", ["x"])
+        await host.receive()
+        await host.send(*(request("echo", at, ["x"]) for at in range(400)))
+        sys.setprofile(count)
+        await until(lambda: peer.stats.requests == 401)
+        sys.setprofile(None)
+        await host.answers(400)
+    assert counts["decode"] == 400
+    assert sum(counts.values()) < 400 * 38, counts.most_common(60)
 
 
 async def test_an_answer_that_meets_the_deadline_of_its_call_still_counts(stage: Stage) -> None:

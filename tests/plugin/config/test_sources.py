@@ -1,8 +1,8 @@
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from plugin.config import Binding, Config, Identity, home
@@ -259,17 +259,18 @@ def test_an_explicitly_named_file_must_be_there_and_be_toml(environ: dict[str, s
 
 
 def test_the_file_of_the_user_is_read_when_none_is_named_and_may_be_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     environ = {"HOME": str(tmp_path), "AGENTIC_SYNC_CONFIG": ""}
     assert load(environ).presence.interval_s == 30
-    path = platformdirs.user_config_path("agentic-sync") / "config.toml"
-    assert path.is_relative_to(tmp_path)
-    path.parent.mkdir(parents=True)
-    path.write_text("presence.interval_s = 7\n", encoding="utf-8")
+    usual = "Library/Application Support" if sys.platform == "darwin" else ".config"
+    for folder, seconds in ((usual, 7), ("given", 8)):
+        path = tmp_path / folder / "agentic-sync" / "config.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"presence.interval_s = {seconds}\n", encoding="utf-8")
     assert load(environ).presence.interval_s == 7
+    assert load(environ | {"XDG_CONFIG_HOME": "not/absolute"}).presence.interval_s == 7
+    assert load(environ | {"XDG_CONFIG_HOME": str(tmp_path / "given")}).presence.interval_s == 8
 
 
 def test_a_secret_is_in_no_text_however_wrong_it_is_given(environ: dict[str, str]) -> None:
