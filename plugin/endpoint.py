@@ -56,13 +56,13 @@ def check_url(url: str, reach: Reach) -> str:
     return str(check_target(url, reach)).rstrip("/")
 
 
-def check_target(url: str, reach: Reach) -> httpx.URL:
+def check_target(url: str, reach: Reach) -> "httpx.URL":
     """Return the normalised URL, its path as it is; the same rules as `check_url`."""
     parsed = _parse(url)
     origin = _origin(parsed.scheme, parsed.raw_host.decode("ascii"), parsed.port, reach)
     normal = origin + parsed.raw_path.decode("ascii")
     # Parsing is the dearest part of a small request: what is normal already is not parsed again.
-    return parsed if normal == url else httpx.URL(normal)
+    return parsed if normal == url else _parse(normal)
 
 
 def segment(text: str) -> str:

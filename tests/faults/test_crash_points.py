@@ -74,7 +74,11 @@ async def test_killed_at_any_step_of_taking_and_sending_it_loses_doubles_and_alt
         token_file.write_text(TOKEN)
         verdict = await oracle.holds(host)
         await shown(fleet, host)
-        assert field(field(await host.call("agentic.sync.status"), "store"), "state") == "ok"
+        for agent in ("fleet", "other"):  # returns once everything of the agent is recorded
+            await host.call("agentic.sync.push", {"agent_id": agent, "queue_only": True})
+        status = await host.call("agentic.sync.status")
+        assert field(field(status, "store"), "state") == "ok"
+        assert (field(status, "queued"), field(status, "bytes")) == (0, 0)
     assert verdict.kept
     assert not verdict.doubled
     if point == "record.committed":
