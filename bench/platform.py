@@ -17,7 +17,7 @@ async def main(records: int) -> None:
     async with LoopbackPlatform(tokens=(TOKEN,)) as platform:
         print(platform.url, flush=True)  # noqa: T201 - what starts this reads it
         await platform.wait_until(lambda served: 0 < records <= len(served.records), FOR_EVER_S)
-        print("all are here", flush=True)  # noqa: T201
+        print("all are here", flush=True)  # noqa: T201 - and this too
         await asyncio.Event().wait()
 
 

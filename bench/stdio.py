@@ -103,7 +103,7 @@ class Running:
         before = -1.0
         while (now := self.cpu_s()) - before > _SETTLED_S / 100:
             before = now
-            time.sleep(_SETTLED_S)
+            time.sleep(_SETTLED_S)  # it has no event for "idle": only its clock, standing still, shows that
 
     def memory_mib(self) -> float:
         """Return the memory that it occupies, what it shares with other processes included."""

@@ -25,13 +25,13 @@ def main() -> int:
         # As hosts launch it: there is nothing to parse, and every import delays the answer to `initialize`.
         # None of it is ever garbage: the collector need not look at it, neither now nor later.
         gc.disable()
-        from plugin.cli import serve  # noqa: PLC0415
+        from plugin.cli import serve  # noqa: PLC0415 - with the collector off
 
         gc.freeze()
         gc.enable()
         return serve.serve(wire)
     # Only now: whatever an import prints goes to stderr, and the wire stays clean.
-    from plugin.cli import command  # noqa: PLC0415
+    from plugin.cli import command  # noqa: PLC0415 - see above
 
     return command.run(arguments, wire)
 

@@ -171,7 +171,7 @@ class App:
         except ConfigInvalid as invalid:
             # A host that calls no action would never hear of it. No traceback: it is no defect of this program.
             fields = {"problems": invalid.problems}
-            LOG.error("nothing runs, since the configuration is invalid", extra={"fields": fields})  # noqa: TRY400 -- see above
+            LOG.error("nothing runs, since the configuration is invalid", extra={"fields": fields})  # noqa: TRY400 - see above
         except RpcError:
             return
 
