@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
@@ -25,6 +26,16 @@ _LOG = logging.getLogger(__name__)
 _KEYS = ("context", "items", "memories")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What a pull asks; who asks the same of the same connection waits for the same answer."""
+
+    platform: Platform
+    agent_id: str
+    node: int | None
+    since: str | None
+
+
 class Pull:
     """Serve the action for any number of callers at once."""
 
@@ -37,54 +48,61 @@ class Pull:
         self._scope = scope
         self._clock = clock
         self._problem: str | None = None
+        self._flights: dict[_Question, asyncio.Task[PullResult | None]] = {}
 
     async def __call__(self, params: PullParams) -> PullResult:
         """Return fresh rows and keep them, or the kept ones when the platform gives none.
 
-        With rows kept from an earlier pull, the platform is waited for 5 s at most.
-        StoreUnavailable only when neither can be had.
+        With rows kept from an earlier pull, the platform is waited for 5 s at most; what it answers after that is kept
+        for the next one. StoreUnavailable only when neither can be had.
         """
         agent_id = agent_of(params.agent_id, params.agent_id_dashed, params.arg, default=self._scope.config.agent_id)
         node = node_of(params.fleet_node_id, params.fleet_node_id_dashed)
         since = (params.since or "").strip() or None
         platform = self._scope.platform
         self._sender.look()
-        answer = await self._ask(platform, agent_id, since)
-        found = None if answer is None else recognise(answer)
-        if answer is None or found is None:
-            if answer is not None:
-                self._tell(f"the platform answered {answer.status} without a list of rows")
-            return await self._cached(platform, agent_id)
-        self._tell(None)
-        now_ms = round(self._clock.now() * 1000)
-        rows = [row for row in found if not _expired(row, now_ms)][:MAX_ROWS]
-        entry = HistoryEntry(
-            agent_id=agent_id,
-            fleet_node_id=node,
-            direction="pull",
-            payload_bytes=len(answer.body),
-            items=len(rows),
-            at_ms=now_ms,
-        )
-        await self._keep(platform, agent_id, rows, entry, merge=since is not None)
-        return PullResult(success=True, count=len(rows), context=rows, stale=False, fetched_at=rfc3339(now_ms))
+        fresh = await self._wait(_Question(platform=platform, agent_id=agent_id, node=node, since=since))
+        return await self._cached(platform, agent_id) if fresh is None else fresh
 
-    async def _ask(self, platform: Platform, agent_id: str, since: str | None) -> Answer | None:
+    async def finish(self) -> None:
+        """Give up what nobody waits for any more."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _wait(self, question: _Question) -> PullResult | None:
+        """Ask, or join who asks the same already; None when it takes too long or the platform gives nothing."""
+        patience_s = self._patience_s if await self._has_cache(question.platform, question.agent_id) else None
+        flight = self._flights.get(question)
+        if flight is None:
+            flight = self._flights[question] = asyncio.create_task(self._ask(question))
+            flight.add_done_callback(lambda _: self._flights.pop(question))
+        done, _ = await asyncio.wait((flight,), timeout=patience_s)
+        if not done:
+            self._tell(f"no answer within {self._patience_s:g} s")
+        return flight.result() if done else None
+
+    async def _ask(self, question: _Question) -> PullResult | None:
+        platform = question.platform
         token = platform.token()
         if token is None or self._sender.limited:
             return None
-        patience_s = self._patience_s if await self._has_cache(platform, agent_id) else None
         try:
-            async with asyncio.timeout(patience_s):
-                answer = await platform.context(agent_id, since, token)
-        except TimeoutError:
-            self._tell(f"no answer within {self._patience_s:g} s")
-            return None
+            answer = await platform.context(question.agent_id, question.since, token)
         except (NoAnswer, BadEndpoint) as failure:
             self._tell(failure.message)
             return None
         await self._sender.overhear(platform.url, answer)
-        return answer
+        found = recognise(answer)
+        if found is None:
+            self._tell(f"the platform answered {answer.status} without a list of rows")
+            return None
+        self._tell(None)
+        now_ms = round(self._clock.now() * 1000)
+        rows = [row for row in found if not _expired(row, now_ms)][:MAX_ROWS]
+        await self._keep(question, rows, payload_bytes=len(answer.body), now_ms=now_ms)
+        return PullResult(success=True, count=len(rows), context=rows, stale=False, fetched_at=rfc3339(now_ms))
 
     async def _has_cache(self, platform: Platform, agent_id: str) -> bool:
         try:
@@ -102,16 +120,23 @@ class Pull:
         elif problem != before:
             _LOG.warning("no fleet context came; the cache answers", extra={"fields": {"problem": problem}})
 
-    async def _keep(
-        self, platform: Platform, agent_id: str, rows: list[JsonObject], entry: HistoryEntry, *, merge: bool
-    ) -> None:
+    async def _keep(self, question: _Question, rows: list[JsonObject], *, payload_bytes: int, now_ms: int) -> None:
         """Write the cache; rows that cannot be kept are still good to be answered."""
+        url, agent_id = question.platform.url, question.agent_id
+        entry = HistoryEntry(
+            agent_id=agent_id,
+            fleet_node_id=question.node,
+            direction="pull",
+            payload_bytes=payload_bytes,
+            items=len(rows),
+            at_ms=now_ms,
+        )
         kept = [_kept(row) for row in rows]
         try:
-            if merge:
-                await self._store.merge_context(platform.url, agent_id, kept, entry=entry, keep=MAX_ROWS)
+            if question.since is None:
+                await self._store.replace_context(url, agent_id, kept, entry=entry)
             else:
-                await self._store.replace_context(platform.url, agent_id, kept, entry=entry)
+                await self._store.merge_context(url, agent_id, kept, entry=entry, keep=MAX_ROWS)
         except StoreUnavailable as error:
             _LOG.warning("fleet context cannot be kept", extra={"fields": {"problem": error.message}})
 

@@ -79,5 +79,6 @@ class SyncService:
     async def stop(self, deadline_s: float) -> None:
         """Start nothing more, let what is in flight be recorded within the deadline, close the connections."""
         await self.sender.stop(deadline_s)
+        await self.pull.finish()
         await self._follower.finish()
         await self._scope.platform.retire()

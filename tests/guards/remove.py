@@ -78,6 +78,8 @@ def run(tree: Path, tests: Sequence[str], most_s: float = MOST_S) -> int:
         done = subprocess.run(command, cwd=tree, env=environ, capture_output=True, check=False, timeout=most_s)
     except subprocess.TimeoutExpired:
         return FAILED
+    if done.returncode < 0:  # by a signal: the product took the tests down with it
+        return FAILED
     if done.returncode not in (0, FAILED):
         sys.stdout.buffer.write(done.stdout + done.stderr)
     return done.returncode

@@ -1,7 +1,10 @@
 """`agentic.sync.pull`: fresh rows when there are any, the kept ones otherwise."""
 
+import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,19 +227,47 @@ async def test_a_closed_gate_is_no_reason_not_to_ask(tmp_path: Path) -> None:
 
 
 async def test_a_platform_that_hangs_is_waited_for_a_moment_when_there_is_a_cache(tmp_path: Path) -> None:
-    async with world(tmp_path) as one:
+    async with world(tmp_path) as one, impatience(one, patience_s=0.02) as hurried:
         one.platform.context_rows = [row("a")]
         await pull(one)
         one.platform.menu.add(Hang(), times=None, route="context")
-        result = await impatient(one, patience_s=0.02)
+        result = await hurried(PullParams())
         assert (ids(result), result.stale) == (["a"], True)
 
 
+async def test_what_a_slow_platform_answers_after_all_is_kept_for_the_next_pull(tmp_path: Path) -> None:
+    async with world(tmp_path) as one, impatience(one, patience_s=0) as hurried:
+        one.platform.context_rows = [row("a")]
+        await pull(one)
+        one.platform.context_rows = [row("b")]
+        late = asyncio.Event()
+        one.platform.menu.add(Delay(until=late), times=1, route="context")
+        results = await asyncio.gather(hurried(PullParams()), hurried(PullParams()))
+        assert [(ids(result), result.stale) for result in results] == [(["a"], True)] * 2
+        await one.platform.wait_until(lambda server: len(server.arrivals) == 2)
+        one.platform.menu.add(Hang(), times=None, route="context")
+        late.set()
+        while not await kept(one, "b"):
+            await one.quiet()
+        assert len(one.platform.arrivals) == 2
+
+
+async def test_a_question_that_nobody_waits_for_is_given_up_at_the_end(tmp_path: Path) -> None:
+    async with world(tmp_path) as one, impatience(one, patience_s=0) as hurried:
+        await pull(one)
+        one.platform.menu.add(Hang(), times=None, route="context")
+        for asked in (2, 2, 3):
+            if asked == 3:
+                await hurried.finish()
+            assert (await hurried(PullParams())).stale
+            await one.platform.wait_until(lambda server, asked=asked: len(server.arrivals) == asked)
+
+
 async def test_a_platform_that_is_slow_is_waited_for_when_there_is_no_cache(tmp_path: Path) -> None:
-    async with world(tmp_path) as one:
+    async with world(tmp_path) as one, impatience(one, patience_s=0) as hurried:
         one.platform.context_rows = [row("a")]
         one.platform.menu.add(Delay(seconds=10), times=None, route="context")
-        asking = one.tasks.create_task(impatient(one, patience_s=0))
+        asking = one.tasks.create_task(hurried(PullParams()))
         await one.platform.wait_until(lambda server: len(server.arrivals) == 1)
         await one.clock.advance(10)
         assert not (await asking).stale
@@ -253,14 +284,22 @@ async def test_a_cache_that_cannot_be_read_is_no_cache(tmp_path: Path) -> None:
         assert ids(await pull(one)) == ["a"]
 
 
-async def impatient(one: World, *, patience_s: float) -> PullResult:
-    """Pull with hardly any patience."""
+@asynccontextmanager
+async def impatience(one: World, *, patience_s: float) -> AsyncGenerator[Pull]:
+    """Make a pull with hardly any patience, on connections of its own."""
     scope = Scope(one.config, Platform.of(one.config, {}))
     pull = Pull(store=one.store, sender=one.service.sender, scope=scope, clock=one.clock, patience_s=patience_s)
     try:
-        return await pull(PullParams())
+        yield pull
     finally:
+        await pull.finish()
         await scope.platform.retire()
+
+
+async def kept(one: World, name: str) -> bool:
+    """Return whether the cache holds just this row."""
+    cached = await one.store.context(one.platform.url, one.config.agent_id, now_ms=0)
+    return [json.loads(body)["id"] for body in cached.rows] == [name]
 
 
 async def test_what_keeps_context_from_coming_is_logged_once_and_its_end_once(
