@@ -231,7 +231,8 @@ async def test_a_platform_that_hangs_is_waited_for_a_moment_when_there_is_a_cach
         one.platform.context_rows = [row("a")]
         await pull(one)
         one.platform.menu.add(Hang(), times=None, route="context")
-        result = await hurried(PullParams())
+        async with asyncio.timeout(one.config.platform.timeout_s / 2):
+            result = await hurried(PullParams())
         assert (ids(result), result.stale) == (["a"], True)
 
 
