@@ -1,93 +1,25 @@
+"""What the Go agent left is read: queue, ledger, context, history and times; what is broken is said and left alone."""
+
 import json
 import os
-import sqlite3
-import stat
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from plugin.loopback.workspaces import write_workspace
-from plugin.store.interface import AgentTimes, CoreState, HistoryEntry, QueueRow, RowState
+from plugin.store.interface import AgentTimes, CoreState, HistoryEntry
 from plugin.sync.core import MAX_BYTES, read_core_state
-from plugin.sync.mirror import Mirror, export_queue
-from plugin.sync.record import UNSET_TIME, make_record
+from plugin.sync.record import UNSET_TIME
 from plugin.sync.scan import Candidate, Scanner
-from plugin.sync.walk import Problem
-
-NAME = "core/go-io/task-5"
-TIME = "2026-04-14T13:00:00.123456789+01:00"
-TIME_MS = 1_776_168_000_123
-
-
-class Core:
-    """The Go agent's root: what it would have written, written by hand."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.sync = root / "sync"
-        self.sync.mkdir(parents=True)
-
-    def write(self, name: str, value: object) -> None:
-        (self.sync / name).write_text(value if isinstance(value, str) else json.dumps(value))
-
-    def database(self, value: object, *, table: str = "entries") -> sqlite3.Connection:
-        """Open the database as the Go agent does, put the queue's row in it and leave it open."""
-        database = sqlite3.connect(self.root / "db.duckdb", isolation_level=None)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute(
-            f"CREATE TABLE {table} (group_name TEXT, entry_key TEXT, entry_value TEXT, expires_at INTEGER,"
-            " PRIMARY KEY (group_name, entry_key))"
-        )
-        text = value if isinstance(value, str | bytes) else json.dumps(value)
-        database.execute(f"INSERT INTO {table} VALUES ('sync_queue', 'queue', ?, NULL)", (text,))  # noqa: S608  # own name
-        database.execute(f"INSERT INTO {table} VALUES ('sync_queue', 'other', 'x', NULL)")  # noqa: S608  # own name
-        return database
-
-    def read(self) -> tuple[CoreState, tuple[Problem, ...]]:
-        return read_core_state(self.root, self.sync, agent_id="fallback")
-
-    def files(self) -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+from tests.support.core import NAME, TIME, TIME_MS, Core, entry, ids, scanned_as_in_go
 
 
 @pytest.fixture
 def core(tmp_path: Path) -> Core:
     return Core(tmp_path / "root")
-
-
-def entry(*dispatches: object, agent: str = "codex", queued_at: str = TIME, **more: object) -> dict[str, object]:
-    return {"agent_id": agent, "dispatches": dispatches, "queued_at": queued_at, "next_attempt": UNSET_TIME} | more
-
-
-def ids(state: CoreState) -> list[str]:
-    return [record.id for _, record, _ in state.queue]
-
-
-def scanned_as_in_go(name: str = NAME, **changes: object) -> dict[str, object]:
-    """Return a scanned record as the Go agent queues it."""
-    content: dict[str, object] = {
-        "agent": "codex",
-        "branch": "agent/fix",
-        "id": name,
-        "issue": 42,
-        "org": "core",
-        "pr_url": "",
-        "process_id": "p-1",
-        "question": "",
-        "repo": "go-io",
-        "runs": 3,
-        "started_at": TIME,
-        "status": "completed",
-        "task": "fix it",
-        "updated_at": TIME,
-        "workspace": name,
-    }
-    return content | changes
 
 
 def on_disk(
@@ -426,117 +358,3 @@ def test_a_file_comes_from_the_state_folder_before_the_root(core: Core, tmp_path
     (state_dir / "queue.json").write_text(json.dumps([entry({"id": "state", "repo": "r"})]))
     state, _ = read_core_state(core.root, state_dir, agent_id="codex")
     assert (ids(state), state.ledger) == (["state"], (("root", "x#1"),))
-
-
-# -- export and mirror ---------------------------------------------------------------------------------------------
-
-
-def row(
-    number: int, content: Mapping[str, object], *, agent: str = "codex", node: int | None = None, ms: int = 0
-) -> QueueRow:
-    record = make_record(content)
-    return QueueRow(
-        row=number,
-        agent_id=agent,
-        record_id=record.id,
-        fingerprint=record.fingerprint,
-        state=RowState.WAITING,
-        queued_ms=TIME_MS + ms,
-        fleet_node_id=node,
-        body=record.body,
-        reason=None,
-        status=None,
-        answer=None,
-    )
-
-
-ROWS = (
-    row(1, scanned_as_in_go()),
-    row(2, {"id": "b", "repo": "r", "n": 2**53 + 1, "text": "<ü>"}),
-    row(3, {"id": "c", "repo": "r"}, node=42),
-    row(4, {"id": "d", "repo": "r"}, agent="claude", ms=7),
-    row(5, {"id": "e", "repo": "r"}, ms=7),
-    row(6, {"id": "f", "repo": "r"}, ms=8),
-)
-
-
-def test_an_export_groups_the_rows_of_a_push() -> None:
-    entries = msgspec.json.decode(export_queue(ROWS), type=list[dict[str, Any]])
-    grouped = [[dispatch["id"] for dispatch in one["dispatches"]] for one in entries]
-    assert grouped == [[NAME, "b"], ["c"], ["d"], ["e"], ["f"]]
-    assert [one.get("fleet_node_id") for one in entries] == [None, 42, None, None, None]
-    assert entries[0].keys() == {"agent_id", "dispatches", "queued_at", "next_attempt"}
-    assert (entries[0]["queued_at"], entries[0]["next_attempt"]) == ("2026-04-14T12:00:00.123Z", UNSET_TIME)
-
-
-def test_what_was_exported_imports_to_the_same_records(core: Core) -> None:
-    (core.sync / "queue.json").write_bytes(export_queue(ROWS))
-    state, problems = core.read()
-    assert problems == ()
-    assert [
-        (agent, record.id, record.fingerprint, record.body, record.fleet_node_id, queued_ms)
-        for agent, record, queued_ms in state.queue
-    ] == [(one.agent_id, one.record_id, one.fingerprint, one.body, one.fleet_node_id, one.queued_ms) for one in ROWS]
-
-
-def mirrored(path: Path) -> bytes:
-    """Return what a mirror holds but the marks of who wrote it."""
-    entries = json.loads(path.read_bytes())
-    assert {one.pop("written_by") for one in entries} == {"agentic-sync"}
-    return json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def test_only_what_a_mirror_wrote_is_removed(core: Core) -> None:
-    path = core.sync / "queue.json"
-    mirror = Mirror(path)
-    mirror.remove()
-    mirror.write(ROWS)
-    Mirror(path).remove()
-    assert not path.exists()
-    for data in (export_queue(ROWS), b"", b"[]", b"{"):
-        path.write_bytes(data)
-        mirror.remove()
-        assert path.read_bytes() == data
-
-
-def test_what_was_mirrored_imports_like_what_was_exported(core: Core) -> None:
-    Mirror(core.sync / "queue.json").write(ROWS)
-    state, problems = core.read()
-    assert problems == ()
-    assert [record.body for _, record, _ in state.queue] == [one.body for one in ROWS]
-
-
-def test_a_mirror_follows_the_queue_for_its_owner_alone(core: Core) -> None:
-    path = core.sync / "queue.json"
-    mirror = Mirror(path)
-    mirror.write(ROWS)
-    assert mirrored(path) == export_queue(ROWS)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    mirror.write(ROWS[:1])
-    assert mirrored(path) == export_queue(ROWS[:1])
-    mirror.write(())
-    mirror.write(())
-    assert list(core.sync.iterdir()) == []
-
-
-def test_a_mirror_replaces_a_queue_of_the_go_agent(core: Core) -> None:
-    core.write("queue.json", [entry({"repo": "r"})])
-    Mirror(core.sync / "queue.json").write(ROWS)
-    assert [path.name for path in core.sync.iterdir()] == ["queue.json"]
-
-
-@pytest.mark.parametrize("text", ["{", '{"a":1}', "[5]", "[" * 100_000])
-def test_a_mirror_never_loses_a_file_that_could_not_be_imported(core: Core, text: str) -> None:
-    core.write("queue.json", text)
-    Mirror(core.sync / "queue.json").write(())
-    (kept,) = core.sync.iterdir()
-    assert kept.name.startswith("queue.json.corrupt-")
-    assert kept.read_text() == text
-
-
-def test_a_mirror_that_cannot_be_written_leaves_the_file_as_it_was(core: Core) -> None:
-    path = core.sync / ("q" * 250)  # there is no room for a longer name beside it
-    path.write_text("[]")
-    with pytest.raises(OSError, match="too long"):
-        Mirror(path).write(ROWS)
-    assert [(one.name, one.read_text()) for one in core.sync.iterdir()] == [(path.name, "[]")]
