@@ -2,4 +2,4 @@
 
 from hypothesis import Phase, settings
 
-settings.register_profile("guards", phases=[Phase.generate], derandomize=True, database=None)
+settings.register_profile("guards", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
