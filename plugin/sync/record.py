@@ -8,7 +8,8 @@ The body is canonical JSON and the fingerprint its sha256, so the fingerprint su
 """
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import cast
@@ -21,6 +22,7 @@ from plugin.store.interface import Record
 UNSET_TIME = "0001-01-01T00:00:00Z"  # how the Go agent writes a time that was never set
 
 _ZERO = datetime(1, 1, 1, tzinfo=UTC)
+_PLAIN = re.compile(r"(\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d)(\.\d+)?Z", re.ASCII).fullmatch  # the usual form, in UTC
 _EXACT = float(2**53)  # below it a float's integral value is the decimal value of its text
 
 
@@ -57,12 +59,12 @@ def seal(
     """Make the record of an object that `decode` gave; `content` gets its `id` and `agent_type`."""
     if "agent" in content:
         content.setdefault("agent_type", content["agent"])
-    record_id = text_of(content.pop("id", None)) or text_of(content.get("workspace")) or _sha256(encode(content))
+    record_id = text_of(content.pop("id", None)) or text_of(content.get("workspace")) or fingerprint(encode(content))
     content["id"] = record_id
     body = encode(content)
     return Record(
         id=record_id,
-        fingerprint=_sha256(body),
+        fingerprint=fingerprint(body),
         body=body,
         core_fingerprint=core_fingerprint,
         fleet_node_id=fleet_node_id,
@@ -99,6 +101,9 @@ def core_fingerprint(updated_at: str, runs: int) -> str:
 
     Raises ValueError when `updated_at` is neither empty nor an RFC 3339 time.
     """
+    if plain := _PLAIN(updated_at):
+        datetime.fromisoformat(updated_at)  # for its error: a month 13 is plain too
+        return f"{plain[1]}Z#{runs}"  # as below, at half the price
     moment = instant(updated_at)
     text = UNSET_TIME if moment is None else f"{moment.isoformat(timespec='seconds')[:-6]}Z"
     return f"{text}#{runs}"
@@ -122,16 +127,6 @@ def instant(text: str) -> datetime | None:
     return None if moment == _ZERO else moment
 
 
-def decode(data: bytes | str) -> object:
-    """Decode JSON with its numbers in canonical form; raises ValueError or RecursionError when it is not JSON."""
-    return _decoder.decode(data)
-
-
-def encode(value: object) -> bytes:
-    """Encode a value that `decode` gave as canonical JSON."""
-    return _encoder.encode(value)
-
-
 def _number(text: str) -> int | float:
     number = float(text)
     if not number.is_integer():
@@ -141,12 +136,16 @@ def _number(text: str) -> int | float:
     return int(number) if -_EXACT < number < _EXACT else int(Decimal(repr(number)))
 
 
-_decoder = msgspec.json.Decoder(float_hook=_number)
-_encoder = msgspec.json.Encoder(order="sorted")
+# Decodes JSON with its numbers in canonical form; raises ValueError or RecursionError when it is not JSON.
+decode: Callable[[bytes | str], object] = msgspec.json.Decoder(float_hook=_number).decode
+# Encodes what `decode` gave as canonical JSON, or a struct of such whose fields are declared in sorted order. (With
+# order="sorted" the fields of a struct would be sorted each time.)
+encode: Callable[[object], bytes] = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def fingerprint(body: bytes) -> str:
+    """Return the fingerprint of a canonical body."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def text_of(value: object) -> str:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
 from plugin.store.interface import Record
+from plugin.sync.record import fingerprint
 from plugin.sync.walk import Mark, Problem, Walk, version
-from plugin.sync.workspace import read_workspace, report_path
+from plugin.sync.workspace import REPORT, STATUS, Reading, read_workspace
 
 # A file that was written this shortly before it was read may change again without a new time stamp
 # (file systems count in steps of up to two seconds), so it is read once more at the next scan.
 _SETTLED_NS = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     """A finished workspace as the last scan saw it, without its body: 10,000 of them fit in some MiB."""
 
     id: str  # its path below the workspaces: "core/go-io/task-5"
@@ -29,7 +31,18 @@ class Candidate:
 
         None when it is gone, unreadable, or no longer finished: it runs again, and the next scan finds its end.
         """
-        return read_workspace(self.base, self.id).record
+        try:
+            reading = read_workspace(self.base, self.id, f"{self.base}/{self.id}")
+        except OSError:
+            return None
+        if reading is None or reading.body is None:
+            return None
+        return Record(
+            id=self.id,
+            fingerprint=fingerprint(reading.body),
+            body=reading.body,
+            core_fingerprint=reading.core_fingerprint,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +58,10 @@ class ScanResult:
     new_problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True, gc=False):
     """What the last scan knows of one workspace, and of which versions of its files."""
 
-    status: Mark | None
+    status: Mark
     report: Mark | None
     settled: bool
     candidate: Candidate | None
@@ -77,10 +89,24 @@ class Scanner:
         """
         base = os.path.realpath(self._folder)
         settled_ns = self._now_ns() - _SETTLED_NS
-        walk = Walk(base)
-        found = {name: self._look(base, name, mark, settled_ns) for name, mark in walk.workspaces()}
-        self._seen = dict(sorted(found.items()))
-        problems = [*walk.problems]
+        found: dict[str, _Seen] = {}
+
+        def look(name: str, folder: str, dir_fd: int | None) -> bool:
+            seen = self._seen.get(name)
+            if seen is None or not _is_same(seen, folder, dir_fd):
+                reading = read_workspace(base, name, folder, dir_fd)
+                if reading is None:
+                    return False
+                seen = _see(base, name, reading, settled_ns)
+            found[name] = seen
+            return True
+
+        walk = Walk(base, look)
+        walk.run()
+        self._seen = {name: found[name] for name in sorted(found)}
+        return self._result(walk.problems)
+
+    def _result(self, problems: list[Problem]) -> ScanResult:
         candidates: list[Candidate] = []
         for seen in self._seen.values():
             problems.extend(seen.problems)
@@ -92,26 +118,30 @@ class Scanner:
             candidates=tuple(candidates), workspaces=len(self._seen), problems=tuple(problems), new_problems=new
         )
 
-    def _look(self, base: str, name: str, mark: Mark, settled_ns: int) -> _Seen:
-        seen = self._seen.get(name)
-        if seen is not None and seen.settled and seen.status == mark and _same_report(seen, base, name):
-            return seen
-        reading = read_workspace(base, name, mark)
-        record = reading.record
-        candidate = record and Candidate(
-            id=record.id, fingerprint=record.fingerprint, core_fingerprint=record.core_fingerprint, base=base
-        )
-        newest_ns = max(mark[0] if mark else 0 for mark in (reading.status, reading.report))
-        return _Seen(reading.status, reading.report, newest_ns < settled_ns, candidate, reading.problems)
+
+def _see(base: str, name: str, reading: Reading, settled_ns: int) -> _Seen:
+    body, status, report = reading.body, reading.status, reading.report
+    candidate = (
+        None
+        if body is None
+        else Candidate(id=name, fingerprint=fingerprint(body), core_fingerprint=reading.core_fingerprint, base=base)
+    )
+    settled = status[0] < settled_ns and (report is None or report[0] < settled_ns)
+    return _Seen(status, report, settled, candidate, reading.problems)
 
 
-def _same_report(seen: _Seen, base: str, name: str) -> bool:
+def _is_same(seen: _Seen, folder: str, dir_fd: int | None) -> bool:
+    """Say whether a workspace is as it was seen; OSError when it can't be seen whether there is a status."""
+    return seen.settled and version(f"{folder}/{STATUS}", dir_fd) == seen.status and _same_report(seen, folder, dir_fd)
+
+
+def _same_report(seen: _Seen, folder: str, dir_fd: int | None) -> bool:
     if seen.candidate is None and seen.report is None:
         return True  # not finished: its report doesn't matter
-    path = report_path(base, name)
-    if seen.report is None and not os.access(path, os.F_OK):
+    path = f"{folder}/{REPORT}"
+    if seen.report is None and not os.access(path, os.F_OK, dir_fd=dir_fd):
         return True  # half the cost of a stat that finds nothing
     try:
-        return version(path) == seen.report
+        return version(path, dir_fd) == seen.report
     except OSError:
         return False

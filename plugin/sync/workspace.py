@@ -3,21 +3,23 @@
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import msgspec
+from msgspec import UNSET
 
-from plugin.store.interface import Record
-from plugin.sync.record import UNSET_TIME, core_fingerprint, decode, encode, seal
-from plugin.sync.walk import Mark, Problem, inside, printable, problem, regular
+from plugin.sync.record import UNSET_TIME, core_fingerprint, decode, encode
+from plugin.sync.walk import Mark, Problem, inside, is_link, printable, problem, regular, version
 
+STATUS = "status.json"
+REPORT = ".meta/report.json"
 SYNCED = frozenset(("completed", "merged", "failed", "blocked"))
 STATUS_MAX_BYTES = 1024 * 1024
 REPORT_MAX_BYTES = 8 * 1024 * 1024
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What `status.json` says; unknown keys are ignored, null is the same as absent."""
 
     status: str | None = None
@@ -35,53 +37,105 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pr_url: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What reading a workspace gave: its record when it is to be synced, the versions read, what was wrong."""
+class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What reading a workspace gave: its body when it is to be synced, the versions read, what was wrong.
 
-    record: Record | None
-    status: Mark | None
+    A struct, as all that a scan makes by the 10,000: a dataclass costs four times as much.
+    """
+
+    body: bytes | None
+    core_fingerprint: str
+    status: Mark
     report: Mark | None
     problems: tuple[Problem, ...]
 
 
+class _Body(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The content of a record; the fields are in sorted order, so it is canonical as it is encoded."""
+
+    agent: str
+    agent_type: str
+    branch: str
+    changes: object
+    findings: object
+    id: str
+    issue: int
+    org: str
+    pr_url: str
+    process_id: str
+    question: str
+    repo: str
+    report: object
+    runs: int
+    started_at: str
+    status: str | None
+    task: str
+    updated_at: str
+    workspace: str
+
+
 _T = TypeVar("_T")
+
+
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    """Where a workspace lies: below the real path `base` by its name, and the same from an open folder."""
+
+    base: str
+    name: str
+    folder: str
+    dir_fd: int | None
+
+    def path(self, file: str) -> str:
+        """Return the whole path of one of its files."""
+        return f"{self.base}/{self.name}/{file}"
 
 
 class _Refused(ValueError):
     """A file that must not be used; the text says why."""
 
 
-def read_workspace(base: str, name: str, status_mark: Mark | None = None) -> Reading:
-    """Read the workspace `<base>/<name>`; `base` is a real path, and no link that leaves it is followed.
+def read_workspace(base: str, name: str, folder: str, dir_fd: int | None = None) -> Reading | None:
+    """Read the workspace `name` below the real path `base`; None when it has no status that is a file.
 
-    `status_mark` is the version of its status, where that was seen just now. Nothing is raised and nothing on the disk
-    is changed. A version is taken before its file is read, so a file that changes meanwhile differs from it at the
-    next look.
+    It lies at `folder`, relative to the open folder `dir_fd` unless that is None. No link that leaves `base` is
+    followed, and nothing on the disk is changed. A version is taken before its file is read, so a file that changes
+    meanwhile differs from it at the next look. Raises OSError when it can't be seen whether there is a status.
     """
-    path = f"{base}/{name}/status.json"
-    finished, mark, problems = _load(path, base, STATUS_MAX_BYTES, _finished, status_mark)
+    place = _Place(base, name, folder, dir_fd)
+    finished, mark, problems = _load(place, STATUS, STATUS_MAX_BYTES, _finished)
+    if mark is None:
+        if not problems:
+            return None
+        # It could not be opened, maybe because it is no file, or for want of a right to it or to its folder.
+        mark = version(f"{folder}/{STATUS}", dir_fd)
+        if mark is None:
+            return None
+        problems = tuple(replace(one, version=mark) for one in problems)
     if finished is None:
-        return Reading(record=None, status=mark, report=None, problems=problems)
+        return Reading(body=None, core_fingerprint="", status=mark, report=None, problems=problems)
     status, core = finished
-    report, report_mark, problems = _load(report_path(base, name), base, REPORT_MAX_BYTES, _object)
-    if report and os.path.islink(meta := f"{base}/{name}/.meta") and not inside(meta, base):  # noqa: PTH114  # see `version`
-        report, problems = None, (Problem(printable(meta), "is a link that leaves the workspaces; not read"),)
+    report, report_mark, problems = _load_report(place)
     try:
-        record = seal(_content(name, status, report or {}), core_fingerprint=core)
+        body = _encode(name, status, report or {})
     except (ValueError, RecursionError) as error:  # a name that isn't UTF-8, a report as deep as can be decoded
-        record, problems = None, (*problems, problem(path, error, mark))
-    return Reading(record=record, status=mark, report=report_mark, problems=problems)
+        body, problems = None, (*problems, problem(place.path(STATUS), error, mark))
+    return Reading(body=body, core_fingerprint=core, status=mark, report=report_mark, problems=problems)
 
 
 def read_status(base: str, name: str) -> Status | None:
     """Read the status of the workspace `<base>/<name>`; None when there is none that can be read."""
-    return _load(f"{base}/{name}/status.json", base, STATUS_MAX_BYTES, _decode_status)[0]
+    return _load(_Place(base, name, f"{base}/{name}", None), STATUS, STATUS_MAX_BYTES, _decode_status)[0]
 
 
-def report_path(base: str, name: str) -> str:
-    """Return where a workspace's report lies."""
-    return f"{base}/{name}/.meta/report.json"
+def _load_report(place: _Place) -> tuple[dict[str, object] | None, Mark | None, tuple[Problem, ...]]:
+    report, mark, problems = _load(place, REPORT, REPORT_MAX_BYTES, _object)
+    if (
+        report
+        and is_link(f"{place.folder}/.meta", place.dir_fd)
+        and not inside(meta := place.path(".meta"), place.base)
+    ):
+        return None, mark, (Problem(printable(meta), "is a link that leaves the workspaces; not read"),)
+    return report, mark, problems
 
 
 def _finished(data: bytes) -> tuple[Status, str] | None:
@@ -97,13 +151,14 @@ def _object(data: bytes) -> dict[str, object] | None:
 
 
 def _load(
-    path: str, base: str, max_bytes: int, decoded: Callable[[bytes], _T], mark: Mark | None = None
+    place: _Place, file: str, max_bytes: int, decoded: Callable[[bytes], _T]
 ) -> tuple[_T | None, Mark | None, tuple[Problem, ...]]:
     """Return what a file says, the version that says it, and what was wrong; nothing at all when it isn't there."""
+    mark = None
     try:
-        fd = _open(path, base)
+        fd = _open(place, file)
         try:
-            mark = mark or regular(os.fstat(fd))
+            mark = regular(os.fstat(fd))
             data = _read(fd, mark, max_bytes)
         finally:
             os.close(fd)
@@ -111,16 +166,17 @@ def _load(
     except (FileNotFoundError, NotADirectoryError):
         return None, None, ()
     except (OSError, ValueError, RecursionError) as error:
-        return None, mark, (problem(path, error, mark),)
+        return None, mark, (problem(place.path(file), error, mark),)
 
 
-def _open(path: str, base: str) -> int:
+def _open(place: _Place, file: str) -> int:
     try:
-        return os.open(path, _FLAGS)
+        return os.open(f"{place.folder}/{file}", _FLAGS, dir_fd=place.dir_fd)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-    if not inside(path, base):
+    path = place.path(file)
+    if not inside(path, place.base):
         raise _Refused("is a link that leaves the workspaces; not read")
     return os.open(os.path.realpath(path), _FLAGS)
 
@@ -135,46 +191,50 @@ def _read(fd: int, mark: Mark | None, max_bytes: int) -> bytes:
     return os.read(fd, size + 1)
 
 
-def _content(name: str, status: Status, report: dict[str, object]) -> dict[str, object]:
-    return {
-        "id": name,
-        "workspace": name,
-        "repo": status.repo or "",
-        "org": status.org or "",
-        "task": status.task or "",
-        "agent": status.agent or "",
-        "branch": status.branch or "",
-        "status": status.status,
-        "question": status.question or "",
-        "issue": status.issue or 0,
-        "runs": status.runs or 0,
-        "process_id": status.process_id or "",
-        "pr_url": status.pr_url or "",
-        "started_at": status.started_at or UNSET_TIME,
-        "updated_at": status.updated_at or UNSET_TIME,
-        **_lifted(report),
-    }
+def _encode(name: str, status: Status, report: dict[str, object]) -> bytes:
+    agent = status.agent or ""
+    report_, findings, changes = _lifted(report)
+    return encode(
+        _Body(
+            agent=agent,
+            agent_type=agent,
+            branch=status.branch or "",
+            changes=changes,
+            findings=findings,
+            id=name,
+            issue=status.issue or 0,
+            org=status.org or "",
+            pr_url=status.pr_url or "",
+            process_id=status.process_id or "",
+            question=status.question or "",
+            repo=status.repo or "",
+            report=report_,
+            runs=status.runs or 0,
+            started_at=status.started_at or UNSET_TIME,
+            status=status.status,
+            task=status.task or "",
+            updated_at=status.updated_at or UNSET_TIME,
+            workspace=name,
+        )
+    )
 
 
-def _lifted(report: dict[str, object]) -> dict[str, object]:
+def _lifted(report: dict[str, object]) -> tuple[object, object, object]:
     """Return what isn't empty: the report, its findings (only objects, as the Go agent sends them), its changes."""
     if not report:
-        return {}
-    lifted: dict[str, object] = {"report": report}
+        return UNSET, UNSET, UNSET
     findings, changes = report.get("findings"), report.get("changes")
+    lifted: object = UNSET
     if isinstance(findings, list):
         elements = cast("list[object]", findings)
         objects: list[object] = (
             elements if {*map(type, elements)} == {dict} else [one for one in elements if type(one) is dict]
         )
         if objects:
-            raw = msgspec.Raw(encode(objects))  # most of a record, and sent twice: encoded once
-            lifted["findings"] = raw
+            lifted = msgspec.Raw(encode(objects))  # most of a record, and sent twice: encoded once
             if objects is elements:
-                lifted["report"] = {**report, "findings": raw}
-    if isinstance(changes, dict) and changes:
-        lifted["changes"] = changes
-    return lifted
+                report = {**report, "findings": lifted}
+    return report, lifted, cast("object", changes) if changes and isinstance(changes, dict) else UNSET
 
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
