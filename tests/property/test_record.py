@@ -1,11 +1,12 @@
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugin.sync.record import make_record
+from plugin.sync.record import core_fingerprint, make_record
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70).map(float)
@@ -54,3 +55,19 @@ def test_a_round_trip_through_json_changes_nothing(obj: dict[str, object]) -> No
 @given(FLOATS)
 def test_a_number_that_went_through_another_language_is_the_same(number: float) -> None:
     assert make_record({"repo": "r", "n": number}) == make_record({"repo": "r", "n": json.loads(printed(number))})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis adds the zone
+    st.integers(-24 * 60 + 1, 24 * 60 - 1),
+    st.sampled_from(["T", " "]),
+    st.sampled_from(["auto", "seconds", "milliseconds"]),
+)
+def test_the_core_fingerprint_is_the_moment_however_it_is_written(
+    moment: datetime, offset_min: int, separator: str, precision: str
+) -> None:
+    expected = f"{moment.replace(microsecond=0, tzinfo=None).isoformat()}Z#3"
+    there = moment.astimezone(timezone(timedelta(minutes=offset_min)))
+    assert core_fingerprint(there.isoformat(separator, precision), 3) == expected
+    assert core_fingerprint(moment.isoformat(separator, precision).replace("+00:00", "Z"), 3) == expected

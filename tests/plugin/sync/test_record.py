@@ -183,6 +183,14 @@ def test_the_core_fingerprint_is_the_time_in_utc_and_whole_seconds_and_the_runs(
     assert core_fingerprint(updated_at, 3) == f"{text}#3"
 
 
+@pytest.mark.parametrize(
+    "text", ["2026-13-14T12:00:00Z", "2026-02-30T12:00:00Z", "2026-04-14T12:60:00Z", "2026-04-14T25:00:00Z"]
+)
+def test_a_time_with_a_number_out_of_range_has_no_core_fingerprint(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        core_fingerprint(text, 1)
+
+
 @pytest.mark.parametrize("text", ["soon", "2026-04-14", "2026-04-14T12:00:00", "0001-01-01T00:00:00+01:00", "12"])
 def test_what_is_no_moment_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

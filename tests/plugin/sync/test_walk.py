@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from plugin.sync.scan import Scanner, ScanResult
-from tests.support.workspaces import body, finished, ids, only, paths, status_only
+from plugin.sync.workspace import STATUS_MAX_BYTES
+from tests.support.workspaces import body, finished, ids, only, paths, settle, status_only
 
 
 def test_a_status_makes_a_workspace_at_depth_one_and_three_alone(tmp_path: Path) -> None:
@@ -145,3 +146,32 @@ def test_files_behind_links_are_read_inside_the_workspaces_and_nowhere_else(tmp_
     assert ids(result) == ["inside", "meta", "outside"]
     assert [("report" in body(candidate)) for candidate in result.candidates] == [True, False, False]
     assert paths(result, tmp_path) == ["meta/.meta", "outside/.meta/report.json", "stolen/status.json"]
+
+
+def test_a_status_behind_a_link_makes_a_workspace_when_it_leads_to_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace/one"
+    (folder / "repo").mkdir(parents=True)
+    finished(tmp_path, "a/two").rename(folder / "repo/inner")
+    (folder / "status.json").symlink_to("repo/inner/status.json")
+    settle(tmp_path)
+    for name, target in (("dangling", "nothing"), ("folder", "../one"), ("self", "status.json")):
+        (tmp_path / "workspace" / name).mkdir()
+        (tmp_path / "workspace" / name / "status.json").symlink_to(target)
+    scanner = Scanner(tmp_path)
+    first, second = scanner.scan(), scanner.scan()
+    assert (ids(first), first.workspaces) == (["one"], 1)
+    assert only(first) is only(second)
+    assert paths(first, tmp_path) == ["self"]
+
+
+def test_a_scan_leaves_no_file_and_no_folder_open(tmp_path: Path) -> None:
+    for name, text in (("good", None), ("broken", "{"), ("long", " " * (STATUS_MAX_BYTES + 1))):
+        status = finished(tmp_path, name, report={"a": 1}) / "status.json"
+        status.write_text(text or status.read_text())
+    (tmp_path / "workspace/none").mkdir()
+    os.mkfifo(tmp_path / "workspace/none/status.json")
+    scanner = Scanner(tmp_path)
+    scanner.scan()
+    before = os.listdir("/dev/fd")  # noqa: PTH208 - a Path would be no shorter
+    assert len(scanner.scan().problems) == 2
+    assert os.listdir("/dev/fd") == before  # noqa: PTH208

@@ -76,6 +76,21 @@ def test_a_loaded_record_is_the_one_that_was_scanned(tmp_path: Path) -> None:
     assert make_record(json.loads(record.body)).fingerprint == record.fingerprint
 
 
+def test_a_fingerprint_is_the_same_from_release_to_release(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "core/go-io/task-5")
+    (folder / "status.json").write_text(
+        '{"status":"merged","agent":"codex","repo":"go-io","org":"core","task":"fix \\u00fc <it>","issue":42,"runs":3,'
+        '"started_at":"2026-04-14T11:00:00.5+01:00","updated_at":"2026-04-14T12:00:00.123456789Z","pid":7,"question":null}'
+    )
+    (folder / ".meta/report.json").write_text(
+        '{"score":1.0,"passed":true,"findings":[{"line":1e2,"file":"a\\/b.go"},null],"changes":{"n":0.5}}'
+    )
+    candidate = only(Scanner(tmp_path).scan())
+    # Another one would send once more all that platforms have.
+    assert candidate.fingerprint == "af36296ebb0a5a8c7370608aced8154bd73568c06f718e626074c301d587d6d9"
+    assert candidate.core_fingerprint == "2026-04-14T12:00:00Z#3"
+
+
 def test_a_report_comes_whole_with_its_findings_and_changes_lifted(tmp_path: Path) -> None:
     report = {"passed": False, "findings": [{"code": "G1"}, {}], "changes": {"files": 3}, "score": 0.5}
     finished(tmp_path, "one", report=report)
