@@ -35,6 +35,18 @@ def test_a_file_that_was_just_written_is_read_once_more(tmp_path: Path) -> None:
     assert only(late.scan()) is only(late.scan())
 
 
+def test_a_report_that_was_just_written_is_read_once_more_with_its_status(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "one", report={"a": 1})
+    settle(tmp_path)
+    report = folder / ".meta/report.json"
+    report.write_text('{"a":2}')
+    written_ns = report.stat().st_mtime_ns
+    early = Scanner(tmp_path, now_ns=lambda: written_ns + 1_999_999_999)
+    assert only(early.scan()) is not only(early.scan())
+    late = Scanner(tmp_path, now_ns=lambda: written_ns + 2_000_000_001)
+    assert only(late.scan()) is only(late.scan())
+
+
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
     status = finished(tmp_path, "one") / "status.json"
     settle(tmp_path)
@@ -143,3 +155,11 @@ def test_of_unfinished_work_only_the_status_is_read(tmp_path: Path) -> None:
     cold, warm = each(tmp_path, status="running", report={"passed": True})
     assert cold == OPENED
     assert warm == {"stat": 1}
+
+
+def test_a_folder_that_is_no_workspace_costs_a_look_and_is_listed(tmp_path: Path) -> None:
+    found: list[Counter[str]] = []
+    for count in (2, 3):
+        (tmp_path / f"workspace/core/go-io/none-{count}").mkdir(parents=True)
+        found += [calls(Scanner(tmp_path).scan)]
+    assert found[1] - found[0] == {"open": 1, "scandir": 1}

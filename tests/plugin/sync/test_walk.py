@@ -113,8 +113,19 @@ def test_a_link_to_what_is_not_found_otherwise_is_followed_once(tmp_path: Path) 
 def test_a_link_at_depth_one_to_a_status_within_is_a_workspace(tmp_path: Path) -> None:
     finished(tmp_path, "one")
     finished(tmp_path, "one/repo/inner")
+    status_only(tmp_path, "one/repo/bare")
     (tmp_path / "workspace/current").symlink_to("one/repo/inner")
-    assert ids(Scanner(tmp_path).scan()) == ["current", "one"]
+    (tmp_path / "workspace/other").symlink_to("one/repo/bare")
+    assert ids(Scanner(tmp_path).scan()) == ["current", "one", "other"]
+
+
+def test_a_folder_that_two_links_lead_to_is_one_workspace(tmp_path: Path) -> None:
+    finished(tmp_path, "one")
+    finished(tmp_path, "one/repo/x/inner")
+    (tmp_path / "workspace/a").mkdir()
+    (tmp_path / "workspace/a/first").symlink_to("../one/repo/x/inner")
+    (tmp_path / "workspace/a/second").symlink_to("../one/repo/x")
+    assert ids(Scanner(tmp_path).scan()) == ["a/first", "one"]
 
 
 def test_repo_and_meta_may_be_links(tmp_path: Path) -> None:

@@ -291,5 +291,8 @@ def test_a_status_that_cannot_be_read_is_read_once_it_can_be() -> None:
         status.chmod(0)
         scanner = Scanner(root)
         assert paths(scanner.scan(), root) == ["one/status.json"]
+        assert scanner.scan().new_problems == ()
+        os.utime(status, (1_600_000_000, 1_600_000_000))
+        assert len(scanner.scan().new_problems) == 1
         status.chmod(0o644)
         assert ids(scanner.scan()) == ["one"]
