@@ -13,8 +13,13 @@ WORKSPACES = 10_000
 FILLED_S = 120.0
 COLD, WARM, WIRE = "agentic-sync, cold", "agentic-sync, warm", "agentic-sync, a push that finds nothing new"
 WHY = (
-    "Each workspace is found by a stat, and its record made canonical and hashed, so that it need not be read again: "
-    "in Python that is twice as much as reading."
+    "With a report, a workspace takes 21 µs in a first scan, and 10 in the floor. Of the 11 between, 0.8 go into "
+    "finding its name, 1.9 into the versions of both files (fstat), without which nothing could be left unread the "
+    "next time, 2.3 into seeing that its report lies behind no link (lstat), 0.7 into exact numbers and times, 2.6 "
+    "into the canonical form, 0.9 into its hash, and the rest into sizes, errors of each file and what is remembered. "
+    "Without one, 1.7 go into the exception that says so. To pause the garbage collector, or to read in two threads, "
+    "gains nothing. To come below 1.5, versions would have to be kept from run to run, so that only the very first "
+    "scan is cold, or the loop would have to leave Python."
 )
 READ, STAT, GO = "read + decode of the files", "stat of the files", "the Go way: read everything each time"
 
@@ -68,7 +73,8 @@ async def _measure(home: Path, paths: list[str], runs: int, *, report: bool) -> 
             at_most(f"{COLD}, against {READ}", ratio(figures, COLD, READ), 1.5, why=WHY),
             at_most(f"{WARM}, against {STAT}", ratio(figures, WARM, STAT), 2.0),
         ),
-        note="The floors know the files' names, a scan has to find them; both see that a report is absent.",
+        note="The floors know the files' names, a scan has to find them; both see that a report is absent. "
+        "Reading, the floor looks at no version, size or link, and hashes nothing.",
     )
 
 

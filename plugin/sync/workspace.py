@@ -40,7 +40,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What reading a workspace gave: its body when it is to be synced, the versions read, what was wrong.
 
-    A struct, as all that a scan makes by the 10,000: a dataclass costs four times as much.
+    A struct, as all that a scan makes by the 10,000: a dataclass costs four times as much. None can be in a cycle, so
+    the garbage collector need not know them.
     """
 
     body: bytes | None
