@@ -85,6 +85,16 @@ def test_a_workspace_that_runs_again_or_goes_is_no_candidate(tmp_path: Path) -> 
     assert ids(scanner.scan()) == ["one"]
 
 
+def test_a_workspace_whose_status_alone_goes_is_none(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "one", report={"a": 1})
+    settle(tmp_path)
+    scanner = Scanner(tmp_path)
+    only(scanner.scan())
+    (folder / "status.json").unlink()
+    result = scanner.scan()
+    assert (ids(result), result.workspaces, result.problems) == ([], 0, ())
+
+
 def test_loading_gives_the_state_of_the_moment(tmp_path: Path) -> None:
     finished(tmp_path, "one")
     candidate = only(Scanner(tmp_path).scan())

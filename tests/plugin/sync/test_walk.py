@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from plugin.sync.scan import Scanner, ScanResult
+from plugin.sync.walk import is_link
 from plugin.sync.workspace import STATUS_MAX_BYTES
 from tests.support.workspaces import body, finished, ids, only, paths, settle, status_only
 
@@ -186,3 +187,9 @@ def test_a_scan_leaves_no_file_and_no_folder_open(tmp_path: Path) -> None:
     before = os.listdir("/dev/fd")  # noqa: PTH208 - a Path would be no shorter
     assert len(scanner.scan().problems) == 2
     assert os.listdir("/dev/fd") == before  # noqa: PTH208
+
+
+def test_only_a_link_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "folder").mkdir()
+    assert [is_link(f"{tmp_path}/{name}") for name in ("link", "folder", "nothing")] == [True, False, False]

@@ -296,3 +296,15 @@ def test_a_status_that_cannot_be_read_is_read_once_it_can_be() -> None:
         assert len(scanner.scan().new_problems) == 1
         status.chmod(0o644)
         assert ids(scanner.scan()) == ["one"]
+
+
+def test_what_can_no_longer_be_seen_is_not_loaded() -> None:
+    with a_root_of_nobody() as root:
+        folder = finished(root, "one")
+        candidate = only(Scanner(root).scan())
+        folder.chmod(0)
+        try:
+            assert candidate.load() is None
+        finally:
+            folder.chmod(0o755)
+        assert candidate.load() is not None
