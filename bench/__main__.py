@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench.charts import charts
 from bench.machine import machine
-from bench.report import markdown, show, verdict
+from bench.report import markdown, outcome, show
 from bench.values import Table
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def _summary(tables: list[Table], console: Console) -> None:
     console.print(f"{sum(goal.met for _, goal in goals)} of {len(goals)} goals met")
     for table, goal in goals:
         if not goal.met:
-            console.print(f"  {table.row}: {verdict(goal)}", style="red")
+            console.print(f"  {table.row}: {outcome(goal)}", style="red")
 
 
 def write(where: dict[str, str], tables: list[Table]) -> None:

@@ -31,8 +31,12 @@ def show(table: Table, console: Console) -> None:
 
 def verdict(goal: Goal) -> str:
     """Say in a line whether a goal is met, and why it is not."""
-    line = f"{'met' if goal.met else 'MISSED'}: {goal.what} {amount(goal.value)}, {goal.bound} {amount(goal.limit)}"
-    return f"{line}. {goal.why}" if goal.why and not goal.met else line
+    return f"{outcome(goal)}. {goal.why}" if goal.why and not goal.met else outcome(goal)
+
+
+def outcome(goal: Goal) -> str:
+    """Say in a line whether a goal is met."""
+    return f"{'met' if goal.met else 'MISSED'}: {goal.what} {amount(goal.value)}, {goal.bound} {amount(goal.limit)}"
 
 
 def markdown(tables: Sequence[Table]) -> str:
