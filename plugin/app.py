@@ -175,10 +175,14 @@ class App:
         except RpcError:
             return
 
+    def _ready(self) -> "Services | None":
+        """Return the services when they run, and are neither being configured nor stopped."""
+        return None if self._stopping is not None or self._starting.locked() else self._services
+
     async def _started(self) -> "Services":
+        if (ready := self._ready()) is not None:
+            return ready
         late = self._stopping is not None
-        if self._services is not None and not late and not self._starting.locked():
-            return self._services
         async with self._starting:
             config = self._config
             if isinstance(config, ConfigInvalid):
@@ -317,7 +321,8 @@ class App:
 
     async def presence_status(self, _context: Context, params: PresenceStatusParams) -> PresenceStatus:
         """Say what every guild shows."""
-        return (await self._started()).presence_status(params.agent_id)
+        services = self._ready() or await self._started()  # asked so often that a coroutine less counts
+        return services.presence_status(params.agent_id)
 
     async def presence_refresh(self, _context: Context, params: RefreshParams) -> RefreshResult:
         """Send every status again."""

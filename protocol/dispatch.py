@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from protocol.errors import Code, EncodeError, ErrorData, RpcError
-from protocol.messages import Notification, Params, Request, encode_error, encode_result
+from protocol.messages import Notification, Request, encode_error, encode_result
 from protocol.methods import Context, Method, MethodTable, convert_params
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Dispatcher:
         entry = self._entries.get(call.method)
         if entry is None:
             return self._refuse(call, not_found(call.method))
-        outcome = await library.call(entry.request, (context, call.params), entry)
+        outcome = await library.call(entry.request, context, entry.run)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
             error = outcome._error.data  # noqa: SLF001
@@ -104,7 +104,7 @@ class Dispatcher:
     def _load(self) -> "_Library":
         library = self._library = _load()
         for method in self._table:
-            entry = _Entry(method, self.explain, library)
+            entry = _entry(method, self.explain, library)
             self._entries.update(dict.fromkeys((method.name, *method.aliases), entry))
         return library
 
@@ -119,32 +119,37 @@ class _Library(NamedTuple):
     """What is used of jsonrpcserver, which has no complete types."""
 
     request: Callable[[str, list[Any], object], Any]
-    call: Callable[[Any, tuple[Context, Params], "_Entry"], Awaitable[Any]]
+    call: Callable[[Any, Context, "_Run"], Awaitable[Any]]
     success: Callable[[object], Any]
     error: Callable[[int, str, object], Any]
     left: type
 
 
-class _Entry:
+class _Entry(NamedTuple):
     """A handler in the form that jsonrpcserver calls: with its context, which holds the params, too.
 
     So the library's request is the same for all calls of a method, and it need not take params apart that it may not.
     """
 
-    def __init__(self, method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> None:
-        self._method = method
-        self._explain = explain
-        self._library = library
-        self.request = library.request(method.name, [], None)
+    request: object
+    run: "_Run"
 
-    async def __call__(self, about: tuple[Context, Params], /) -> object:
-        context, params = about
+
+_Run: TypeAlias = Callable[[Context], Awaitable[object]]
+
+
+def _entry(method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> _Entry:
+    handler, mute, success = method.handler, method.notification, library.success
+
+    async def run(context: Context, /) -> object:
         try:
-            result = await self._method.handler(context, convert_params(self._method, params))
+            result = await handler(context, convert_params(method, context.params))
         except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here
-            failure = self._explain(error, self._method.name)
-            return self._library.error(failure.code, failure.message, failure)
-        return self._library.success(None if self._method.notification else result)
+            failure = explain(error, method.name)
+            return library.error(failure.code, failure.message, failure)
+        return success(None if mute else result)
+
+    return _Entry(library.request(method.name, [], None), run)
 
 
 def _load() -> _Library:

@@ -3,20 +3,22 @@
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 _TAKEN: Final = object()
 
 
-class Rest(Generator[Any, Any, None]):
+class Rest(Generator[Any, Any, T]):
     """What is left of a coroutine after its first step: await it once, in the task that took the step."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], run: Callable[..., object], awaited: object) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], run: Callable[..., object], awaited: object) -> None:
         self._coroutine = coroutine
         self._run = run
         self._awaited = awaited
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self
 
     def send(self, value: object, /) -> object:
@@ -37,11 +39,11 @@ class Rest(Generator[Any, Any, None]):
         return self._run(self._coroutine.throw, error() if isinstance(error, type) else error)
 
 
-def begin(coroutine: Coroutine[Any, Any, None]) -> Rest | None:
-    """Take the first step of a coroutine, in a context of its own; None if that was all, else await the rest."""
+def begin(coroutine: Coroutine[Any, Any, T]) -> T | Rest[T]:
+    """Take the first step of a coroutine, in a context of its own; return its result, or the rest, to be awaited."""
     run = copy_context().run
     try:
         awaited = run(coroutine.send, None)
-    except StopIteration:
-        return None
+    except StopIteration as end:
+        return end.value
     return Rest(coroutine, run, awaited)

@@ -6,10 +6,11 @@ belong to the intake until they end, by themselves or by `abandon`.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from protocol.dispatch import Dispatcher
+from protocol.eager import Rest, begin
 from protocol.errors import CallCancelled, Code, ErrorData, PeerClosed, RpcError
 from protocol.lanes import Lanes, Place
 from protocol.messages import Notification, Params, Request, encode_error, encode_result
@@ -56,7 +57,7 @@ class Intake:
         self._waiters = 0  # for the pulse
 
     def admit(self, call: Call, batch: Gathering | None) -> Work[Task] | RpcError | None:
-        """Admit a call that is no cancel; return work whose turn it is, for the caller to `start` or `serve`.
+        """Admit a call that is no cancel; return work whose turn it is, for the caller to `start` or `begin` at once.
 
         None when its turn comes later; why, when it is to be refused.
         """
@@ -67,34 +68,64 @@ class Intake:
         place = self._lanes.place(size=call.size, urgent=urgent)
         if place is Place.NOWHERE:
             return _busy()
-        asked = isinstance(call, Request)
-        request_id = call.id if asked else None
-        work: Work[Task] = Work(
-            call, Context(self._remote, call.method, request_id, call.params), key_of(request_id), urgent, batch
-        )
-        if not self._requests.open(work):
-            return _duplicate()
-        self._stats.requests += asked
-        self._stats.notifications += not asked
+        if isinstance(call, Request):
+            request_id, key = call.id, key_of(call.id)
+            if self._requests.taken(key):
+                return _duplicate()
+            self._stats.requests += 1
+        else:
+            request_id = key = None
+            self._stats.notifications += 1
+        work: Work[Task] = Work(call, Context(self._remote, call.method, request_id, call.params), key, urgent, batch)
         if place is Place.WAIT:
+            self._requests.open(work)
             self._lanes.wait(work)
             return None
-        self._lanes.start(work)
         return work
 
     def start(self, work: Work[Task]) -> None:
         """Serve work in a task of its own."""
-        work.handle = asyncio.get_running_loop().create_task(self.serve(work))
+        self._requests.open(work)
+        self._lanes.start(work)
+        self._spawn(work)
+
+    def begin(self, work: Work[Task], task: Task | None) -> Rest[None] | None:
+        """Serve work in the task that is at hand, up to where it waits; return the rest, to be awaited there.
+
+        Most handlers never wait. Their work is over before anybody could ask for it, so it is entered nowhere.
+        """
+        work.stage, work.handle = Stage.RUNNING, task
+        self._lanes.first = work
+        try:
+            outcome = begin(self._dispatcher.dispatch(work.call, work.context))
+        except asyncio.CancelledError as error:
+            outcome = self._interrupted(work, error)
+        finally:
+            self._lanes.first = None
+        if not isinstance(outcome, Rest) and self._outlet.joins:
+            if outcome is not None and not work.settled:
+                self._outlet.push(outcome, work.context.callbacks)
+            return None
+        if not work.settled:
+            self._requests.open(work)
+        self._lanes.enter(work)
+        return begin(self._serve(work, outcome))
+
+    def _spawn(self, work: Work[Task]) -> None:
+        work.handle = asyncio.get_running_loop().create_task(self._run(work))
         work.handle.add_done_callback(self._on_end)
 
-    async def serve(self, work: Work[Task]) -> None:
-        """Run the handler of work whose turn it is, and answer; then start what waited for its place."""
+    async def _run(self, work: Work[Task]) -> None:
+        begun = self._lanes.begin(work)
+        await self._serve(work, self._dispatcher.dispatch(work.call, work.context) if begun else self._ending(work))
+
+    async def _serve(self, work: Work[Task], outcome: Awaitable[bytes | None] | bytes | None) -> None:
+        """See work through: its answer, or what it comes to, goes out; then start what waited for its place."""
         try:
             try:
-                begun = self._lanes.begin(work)
-                payload = await self._dispatcher.dispatch(work.call, work.context) if begun else self._ending(work)
+                payload = outcome if outcome is None or isinstance(outcome, bytes) else await outcome
             except asyncio.CancelledError as error:
-                payload = self._stray_cancel(work, error) if work.fate is Fate.NATURAL else self._ending(work)
+                payload = self._interrupted(work, error)
             work.stage = Stage.DONE
             if self._outlet.full:
                 await self._outlet.room()
@@ -109,7 +140,7 @@ class Intake:
         finally:
             following = self._lanes.leave(work)
             if following is not None:
-                self.start(following)
+                self._spawn(following)
 
     async def reply(self, payload: bytes | None, batch: Gathering | None) -> None:
         """Answer a message that is no work, None if it needs no answer; waits for room."""
@@ -167,8 +198,10 @@ class Intake:
                 self._stats.duplicates += 1
         await self.reply(encode_error(call.id, error), batch)
 
-    def _stray_cancel(self, work: Work[Task], error: asyncio.CancelledError) -> bytes | None:
-        """Answer for a handler that ended in a cancellation which nobody asked of it here."""
+    def _interrupted(self, work: Work[Task], error: asyncio.CancelledError) -> bytes | None:
+        """Return the answer of a handler that ended in a cancellation, also in one that nobody asked of it here."""
+        if work.fate is not Fate.NATURAL:
+            return self._ending(work)
         if (task := asyncio.current_task()) is not None and task.cancelling():
             self._settle(work, self._ending(work))  # the program is ending, and this task with it
             raise error

@@ -34,6 +34,7 @@ class Lanes(Generic[H]):
         self._waiting_bytes = 0
         self._running: set[Work[H]] = set()
         self._urgent = 0
+        self.first: Work[H] | None = None  # work without a place, whose first step is being taken at this moment
         self.due = 0  # how many have a place and have yet to take their first step
 
     def limit(self, *, handlers: int, waiting: int, waiting_bytes: int) -> None:
@@ -49,7 +50,8 @@ class Lanes(Generic[H]):
 
     def __iter__(self) -> Iterator[Work[H]]:
         """Iterate over a snapshot of all that runs or waits."""
-        return iter((*self._running, *self._waiting))
+        first = () if self.first is None else (self.first,)
+        return iter((*first, *self._running, *self._waiting))
 
     def place(self, *, size: int, urgent: bool) -> Place:
         """Say where work of that many bytes would go now."""
@@ -61,11 +63,15 @@ class Lanes(Generic[H]):
             return Place.WAIT
         return Place.NOWHERE
 
-    def start(self, work: Work[H]) -> None:
+    def enter(self, work: Work[H]) -> None:
         """Give work a place among those that run."""
-        work.stage = Stage.STARTED
         self._running.add(work)
         self._urgent += work.urgent
+
+    def start(self, work: Work[H]) -> None:
+        """Give work a place, from which it has yet to take its first step."""
+        work.stage = Stage.STARTED
+        self.enter(work)
         self.due += 1
 
     def begin(self, work: Work[H]) -> bool:

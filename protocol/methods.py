@@ -34,22 +34,24 @@ class Remote(Protocol):
         ...
 
 
-class Context:
+class Context(msgspec.Struct, eq=False):
     """What a handler may know of the call that it serves.
 
-    `meta` is the `_meta` of by-name params, which the params struct never sees; `request_id` is None in a notification.
-    `callbacks` are what `after_answer` was given, in that order.
+    `request_id` is None in a notification; `params` are as they came. `callbacks` are what `after_answer` was given, in
+    that order.
     """
 
-    __slots__ = ("callbacks", "meta", "method", "peer", "request_id")
+    peer: Remote
+    method: str
+    request_id: Id
+    params: Params
+    callbacks: tuple[Callable[[], None], ...] = ()
 
-    def __init__(self, peer: Remote, method: str, request_id: Id, params: Params) -> None:
-        meta = params.get(META) if isinstance(params, dict) else None
-        self.peer = peer
-        self.method = method
-        self.request_id = request_id
-        self.meta = cast("dict[str, object]", meta) if isinstance(meta, dict) else {}
-        self.callbacks: tuple[Callable[[], None], ...] = ()
+    @property
+    def meta(self) -> dict[str, object]:
+        """Return the `_meta` of by-name params, which the params struct never sees."""
+        meta = self.params.get(META) if isinstance(self.params, dict) else None
+        return cast("dict[str, object]", meta) if isinstance(meta, dict) else {}
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress, if the call has a `_meta.progressToken`, a text or a number; waits while nobody reads."""

@@ -99,6 +99,11 @@ class Outlet:
         """Return whether a message would not go out alone, so that pushing it is all that can be done."""
         return len(self._queue) > 0 or self._writing or self._framing is None or self.broken or self._more()
 
+    @property
+    def joins(self) -> bool:
+        """Return whether a message that is pushed now goes out with others, and need not wait for room."""
+        return (len(self._queue) > 0 or self.busy) and self.unsent_bytes < self._max_unsent
+
     async def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...]) -> None:
         """Send a message; if it is alone, write it here and now, without a change of tasks."""
         if self._framing is None or self.busy:

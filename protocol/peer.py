@@ -21,7 +21,6 @@ from typing import Final, TypeAlias, TypeVar
 
 from protocol.convert import Mismatch, convert
 from protocol.dispatch import Dispatcher, Translate, new_trace_id, untranslated
-from protocol.eager import begin
 from protocol.errors import BadResult, CallTimeout, Code, ErrorData, FrameError, PeerClosed, RpcError
 from protocol.framing import Decoder, Frame, Framing
 from protocol.intake import CANCELS, Intake
@@ -40,7 +39,7 @@ from protocol.messages import (
 )
 from protocol.methods import Context, MethodTable
 from protocol.outlet import Outlet
-from protocol.session import Calls, Gathering, Work
+from protocol.session import Calls, Gathering
 from protocol.stats import Stats
 from protocol.stdio import ByteStream
 
@@ -49,7 +48,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
-_CALLS: Final = (Request, Notification)
 _SERVED_IN_A_ROW: Final = 16  # calls that the reader serves before others get a turn
 
 
@@ -174,7 +172,7 @@ class Peer:
         finally:
             if self._calls.take(call_id) is not None and waiter.cancelled():
                 self._outlet.push(encode_notification("$/cancelRequest", {"id": call_id}))
-        return _unpack(method, waiter.result(), result)
+        return _result(method, waiter.result(), result)
 
     async def notify(self, method: str, params: object = None) -> None:
         """Tell the other side, waiting while it does not read. Raises PeerClosed and EncodeError."""
@@ -270,19 +268,25 @@ class Peer:
         me = asyncio.current_task()
         served = 0
         while self._frames or await self._fill():
+            if self._lanes.crowded:
+                await asyncio.sleep(0)
             frame = self._frames.popleft()
             message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
             if self._on_first_message is not None:
                 await self._meet(message)
-            call = isinstance(message, _CALLS)
-            work = await (self._take(message, None) if call else self._route(message, None))
+            if not isinstance(message, Request | Notification) or message.method in CANCELS:
+                await self._route(message, None)
+                continue
+            work = self._intake.admit(message, None)
             if work is None:
                 continue
-            if self._lanes.due > 1:
+            if isinstance(work, RpcError):
+                await self._intake.refuse(message, None, work)
+                continue
+            if self._lanes.due:
                 self._intake.start(work)
                 continue
-            work.handle = me
-            rest = begin(self._intake.serve(work))
+            rest = self._intake.begin(work, me)
             if rest is not None:
                 self._reader = self._read_on()  # this task is the handler's from now on
                 await rest
@@ -306,24 +310,17 @@ class Peer:
         if hook is not None:
             await hook(_method_of(message))
 
-    async def _take(self, call: Request | Notification, batch: Gathering | None) -> Work[asyncio.Task[None]] | None:
-        """Take one call; return work whose turn it is."""
-        if self._lanes.crowded:
-            await asyncio.sleep(0)
-        if call.method in CANCELS:
-            await self._intake.cancel(call, batch)
-            return None
-        work = self._intake.admit(call, batch)
-        if isinstance(work, RpcError):
-            await self._intake.refuse(call, batch, work)
-            return None
-        return work
-
-    async def _route(self, message: Incoming, batch: Gathering | None) -> Work[asyncio.Task[None]] | None:
-        """Take one message; return work whose turn it is."""
+    async def _route(self, message: Incoming, batch: Gathering | None) -> None:
+        """Take a message that is no call, a cancel, or a member of a batch; a member runs in a task of its own."""
         match message:
+            case Request() | Notification() if message.method in CANCELS:
+                await self._intake.cancel(message, batch)
             case Request() | Notification():
-                return await self._take(message, batch)
+                work = self._intake.admit(message, batch)
+                if isinstance(work, RpcError):
+                    await self._intake.refuse(message, batch, work)
+                elif work is not None:
+                    self._intake.start(work)
             case Response():
                 self._resolve(message)
                 await self._intake.reply(None, batch)
@@ -334,12 +331,14 @@ class Peer:
                     self._stats.malformed += 1
                     await self._intake.reply(encode_error(message.id, message.error), batch)
             case Batch():
-                gathering = Gathering(len(message.items))
-                for item in message.items:
-                    work = await self._route(item, gathering)
-                    if work is not None:
-                        self._intake.start(work)
-        return None
+                await self._unpack(message)
+
+    async def _unpack(self, batch: Batch) -> None:
+        gathering = Gathering(len(batch.items))
+        for item in batch.items:
+            if self._lanes.crowded:
+                await asyncio.sleep(0)
+            await self._route(item, gathering)
 
     def _resolve(self, response: Response) -> bool:
         waiter = self._calls.take(response.id)
@@ -358,7 +357,7 @@ class Peer:
         self._outlet.wake()
 
 
-def _unpack(method: str, response: Response | None, result: type[T]) -> T:
+def _result(method: str, response: Response | None, result: type[T]) -> T:
     if response is None:
         raise PeerClosed
     if response.error is not None:

@@ -134,14 +134,18 @@ class Requests(Generic[H]):
     def __init__(self) -> None:
         self._by_id: dict[object, Work[H]] = {}
 
-    def open(self, work: Work[H]) -> bool:
-        """Enter a request; False when one with its id is in flight."""
-        return work.key is None or self._by_id.setdefault(work.key, work) is work
+    def taken(self, key: object) -> bool:
+        """Return whether a request with the id of that key is in flight."""
+        return key in self._by_id
+
+    def open(self, work: Work[H]) -> None:
+        """Enter a request whose id is not taken."""
+        if work.key is not None:
+            self._by_id[work.key] = work
 
     def close(self, work: Work[H]) -> None:
-        """Let go of a request."""
-        if work.key is not None:
-            del self._by_id[work.key]
+        """Let go of a request, if it was entered."""
+        self._by_id.pop(work.key, None)
 
     def find(self, id_: object) -> Work[H] | None:
         """Return the request in flight that a cancel means."""

@@ -17,9 +17,9 @@ from plugin.presence.center import Center
 from plugin.presence.fabric import OpenFabric, WebFabric
 from plugin.presence.guild import Guild, Surroundings, Verdict
 from plugin.presence.report import Around, Now, Taken, agent_status, date, guild_status
-from plugin.presence.roster import Roster, members, off
+from plugin.presence.roster import Member, Roster, members, off
 from plugin.presence.state import Status
-from plugin.presence.status import LeaveReport, PresenceStatus, RefreshResult
+from plugin.presence.status import AgentStatus, GuildStatus, LeaveReport, PresenceStatus, RefreshResult
 from plugin.presence.ticket import Ticket
 from plugin.presence.trouble import Trouble, Troubles
 from plugin.presence.watch import Watch
@@ -162,29 +162,43 @@ class Presence:
 
         `taken` is why presence is off here although the configuration has it on: it is another process's.
         """
-        now = Now(monotonic=self._clock.monotonic(), wall=self._clock.now())
         why = off(self._config) or (taken and taken.reason)
-        bound = {name: who for name, who in self._bound.items() if agent_id in {None, name}}
-        agents = self._roster.agents
-        by_guild: dict[str, list[Cell]] = {}
-        for guild, cell in self._roster.pairs():
-            by_guild.setdefault(guild.guild_id, []).append(cell)
-        mine = {guild_id for who in bound.values() for guild_id in who.guilds}
-        tick_s = self._watch.tick_s
-        gates = {guild_id: guild.lane.gate for guild_id, guild in self._roster.guilds.items()}
-        around = Around(now=now, off=why, center=self._around.center.lane.gate, gates=gates)
+        bound, guilds = self._about(agent_id)
+        watch = self._watch
         return PresenceStatus(
-            agents=[agent_status(name, who, agents.get(name), around) for name, who in bound.items()],
-            guilds=[
-                guild_status(guild, by_guild.get(guild_id, []), now)
-                for guild_id, guild in self._roster.guilds.items()
-                if agent_id is None or guild_id in mine
-            ],
-            last_tick_at=None if self._watch.last_tick_at is None else date(self._watch.last_tick_at),
-            tick_ms=None if tick_s is None else round(tick_s * 1000, 3),
+            agents=self._agents(bound, why) if bound else [],
+            guilds=self._guilds(guilds) if guilds else [],
+            last_tick_at=None if watch.last_tick_at is None else date(watch.last_tick_at),
+            tick_ms=None if watch.tick_s is None else round(watch.tick_s * 1000, 3),
             off=UNSET if why is None else why,
             pid=UNSET if taken is None or taken.pid is None else taken.pid,
         )
+
+    def _about(self, agent_id: str | None) -> tuple[Mapping[str, Member], Mapping[str, Guild]]:
+        """Return the bound agents and the guilds that a report on one agent, or on all, is about."""
+        if agent_id is None:
+            return self._bound, self._roster.guilds
+        who = self._bound.get(agent_id)
+        if who is None:
+            return {}, {}
+        guilds = {guild_id: guild for guild_id, guild in self._roster.guilds.items() if guild_id in who.guilds}
+        return {agent_id: who}, guilds
+
+    def _agents(self, bound: Mapping[str, Member], why: str | None) -> list[AgentStatus]:
+        gates = {guild_id: guild.lane.gate for guild_id, guild in self._roster.guilds.items()}
+        around = Around(now=self._now(), off=why, center=self._around.center.lane.gate, gates=gates)
+        return [agent_status(name, who, self._roster.agents.get(name), around) for name, who in bound.items()]
+
+    def _guilds(self, guilds: Mapping[str, Guild]) -> list[GuildStatus]:
+        cells: dict[str, list[Cell]] = {guild_id: [] for guild_id in guilds}
+        for guild, cell in self._roster.pairs():
+            if guild.guild_id in cells:
+                cells[guild.guild_id].append(cell)
+        now = self._now()
+        return [guild_status(guild, cells[guild_id], now) for guild_id, guild in guilds.items()]
+
+    def _now(self) -> Now:
+        return Now(monotonic=self._clock.monotonic(), wall=self._clock.now())
 
     async def leave(self, deadline_s: float) -> LeaveReport:
         """Take no more changes, set every agent offline everywhere within `deadline_s`, and end `run`.

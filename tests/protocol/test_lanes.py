@@ -120,3 +120,19 @@ def test_no_bound_is_ever_passed_and_nobody_overtakes(steps: list[tuple[int, boo
         assert sum(one.call.size for one in waiting) <= 100
         assert not waiting or sum(not one.urgent for one in running) == 2
         assert set(all_lanes) == {*running, *waiting}
+
+
+def test_work_whose_first_step_is_being_taken_is_there_and_has_no_place() -> None:
+    all_lanes = lanes(handlers=1)
+    all_lanes.first = work()
+    assert list(all_lanes) == [all_lanes.first]
+    assert enter(all_lanes, work()) == [Place.RUN]
+
+
+def test_work_that_enters_after_its_first_step_takes_a_place_and_is_not_due() -> None:
+    all_lanes = lanes(handlers=1)
+    one, two = work(), work()
+    all_lanes.enter(one)
+    assert all_lanes.due == 0
+    assert enter(all_lanes, two) == [Place.WAIT]
+    assert all_lanes.leave(one) is two

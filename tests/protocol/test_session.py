@@ -49,29 +49,38 @@ class TestCalls:
 class TestRequests:
     def test_an_id_in_flight_is_taken_until_it_is_closed(self) -> None:
         requests: Requests[str] = Requests()
-        first, second = work(1), work(1)
-        assert requests.open(first)
-        assert not requests.open(second)
+        first = work(1)
+        assert not requests.taken(first.key)
+        requests.open(first)
+        assert requests.taken(work(1).key)
         assert requests.find(1) is first
         requests.close(first)
+        assert not requests.taken(first.key)
         assert requests.find(1) is None
-        assert requests.open(second)
 
     def test_ids_of_different_types_are_different(self) -> None:
         requests: Requests[str] = Requests()
         ids: list[Id] = [1, 1.0, "1", 0, 0.0, "", 2**70]
         works = [work(id_) for id_ in ids]
-        assert all(requests.open(one) for one in works)
+        for one in works:
+            assert not requests.taken(one.key)
+            requests.open(one)
         assert [requests.find(id_) for id_ in ids] == works
 
     def test_null_is_no_id_to_tell_requests_apart(self) -> None:
         requests: Requests[str] = Requests()
         first, second = work(None), work(None)
-        assert requests.open(first)
-        assert requests.open(second)
+        requests.open(first)
+        assert not requests.taken(second.key)
+        requests.open(second)
         requests.close(first)
         requests.close(second)
         assert requests.find(None) is None
+
+    def test_a_request_that_was_never_entered_may_be_closed(self) -> None:
+        requests: Requests[str] = Requests()
+        requests.close(work(1))
+        assert not requests.taken(1)
 
     @pytest.mark.parametrize("id_", [True, False, None, [1], {"id": 1}])
     def test_what_is_no_id_finds_nothing(self, id_: object) -> None:
