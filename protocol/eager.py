@@ -2,41 +2,31 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
-from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-_TAKEN: Final = object()
 
-
-class Rest(Generator[Any, Any, T]):
+class Rest(Generic[T]):
     """What is left of a coroutine after its first step: await it once, in the task that took the step."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], run: Callable[..., object], awaited: object) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], run: Callable[..., Any], awaited: object) -> None:
         self._coroutine = coroutine
         self._run = run
-        self._awaited = awaited
+        self._awaited = awaited  # what the coroutine waits for already
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self
-
-    def send(self, value: object, /) -> object:
-        """Take the next step; return what the coroutine waits for then, at first what it waits for already."""
-        if self._awaited is _TAKEN:
-            return self._run(self._coroutine.send, value)
-        awaited, self._awaited = self._awaited, _TAKEN
-        return awaited
-
-    def throw(
-        self,
-        error: type[BaseException] | BaseException,
-        _value: BaseException | object = None,
-        _traceback: TracebackType | None = None,
-        /,
-    ) -> object:
-        """Take the next step with an exception, which is a cancellation."""
-        return self._run(self._coroutine.throw, error() if isinstance(error, type) else error)
+        run, coroutine, awaited = self._run, self._coroutine, self._awaited
+        try:
+            while True:
+                try:
+                    value = yield awaited
+                except BaseException as error:  # noqa: BLE001 -- it is the coroutine's, which may take it or pass it on
+                    awaited = run(coroutine.throw, error)
+                else:
+                    awaited = run(coroutine.send, value)
+        except StopIteration as end:
+            return end.value
 
 
 def begin(coroutine: Coroutine[Any, Any, T]) -> T | Rest[T]:

@@ -7,7 +7,7 @@ belong to the intake until they end, by themselves or by `abandon`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from protocol.dispatch import Dispatcher
 from protocol.eager import Rest, begin
@@ -97,7 +97,8 @@ class Intake:
         work.stage, work.handle = Stage.RUNNING, task
         self._lanes.first = work
         try:
-            outcome = begin(self._dispatcher.dispatch(work.call, work.context))
+            run = begin(self._dispatcher.run(work.context))
+            outcome = cast("Rest[object]", run) if isinstance(run, Rest) else self._dispatcher.answer(work.call, run)
         except asyncio.CancelledError as error:
             outcome = self._interrupted(work, error)
         finally:
@@ -117,13 +118,16 @@ class Intake:
 
     async def _run(self, work: Work[Task]) -> None:
         begun = self._lanes.begin(work)
-        await self._serve(work, self._dispatcher.dispatch(work.call, work.context) if begun else self._ending(work))
+        await self._serve(work, self._dispatcher.run(work.context) if begun else self._ending(work))
 
-    async def _serve(self, work: Work[Task], outcome: Awaitable[bytes | None] | bytes | None) -> None:
+    async def _serve(self, work: Work[Task], outcome: Awaitable[object] | bytes | None) -> None:
         """See work through: its answer, or what it comes to, goes out; then start what waited for its place."""
         try:
             try:
-                payload = outcome if outcome is None or isinstance(outcome, bytes) else await outcome
+                if outcome is None or isinstance(outcome, bytes):
+                    payload = outcome
+                else:
+                    payload = self._dispatcher.answer(work.call, await outcome)
             except asyncio.CancelledError as error:
                 payload = self._interrupted(work, error)
             work.stage = Stage.DONE

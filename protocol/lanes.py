@@ -29,11 +29,12 @@ class Lanes(Generic[H]):
     """
 
     def __init__(self, *, handlers: int, waiting: int, waiting_bytes: int) -> None:
-        self.limit(handlers=handlers, waiting=waiting, waiting_bytes=waiting_bytes)
         self._waiting: deque[Work[H]] = deque()
         self._waiting_bytes = 0
         self._running: set[Work[H]] = set()
         self._urgent = 0
+        self.crowded = False  # half of the places are taken: time to let handlers run before more is read
+        self.limit(handlers=handlers, waiting=waiting, waiting_bytes=waiting_bytes)
         self.first: Work[H] | None = None  # work without a place, whose first step is being taken at this moment
         self.due = 0  # how many have a place and have yet to take their first step
 
@@ -42,11 +43,7 @@ class Lanes(Generic[H]):
         self._handlers = handlers
         self._most_waiting = waiting
         self._most_bytes = waiting_bytes
-
-    @property
-    def crowded(self) -> bool:
-        """Return whether half of the places are taken: time to let handlers run before more is read."""
-        return 2 * len(self._waiting) >= self._most_waiting or 2 * self._urgent >= self._most_waiting
+        self._count()
 
     def __iter__(self) -> Iterator[Work[H]]:
         """Iterate over a snapshot of all that runs or waits."""
@@ -67,6 +64,7 @@ class Lanes(Generic[H]):
         """Give work a place among those that run."""
         self._running.add(work)
         self._urgent += work.urgent
+        self._count()
 
     def start(self, work: Work[H]) -> None:
         """Give work a place, from which it has yet to take its first step."""
@@ -86,12 +84,14 @@ class Lanes(Generic[H]):
         """Put work at the end of those that wait."""
         self._waiting.append(work)
         self._waiting_bytes += work.call.size
+        self._count()
 
     def leave(self, work: Work[H]) -> Work[H] | None:
         """Take work out that has run; return what runs in its place, started."""
         self._running.discard(work)
         self._urgent -= work.urgent
         if work.urgent or not self._waiting:
+            self._count()
             return None
         following = self._waiting.popleft()
         self._waiting_bytes -= following.call.size
@@ -102,3 +102,7 @@ class Lanes(Generic[H]):
         """Take work out that still waits."""
         self._waiting.remove(work)
         self._waiting_bytes -= work.call.size
+        self._count()
+
+    def _count(self) -> None:
+        self.crowded = 2 * max(len(self._waiting), self._urgent) >= self._most_waiting

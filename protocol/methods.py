@@ -92,7 +92,7 @@ class Method(Generic[P]):
     timeout_ms: int | None = None
     idempotent: bool = False
     fields: tuple[str, ...] = field(init=False)  # the params as they are named on the wire, in declared order
-    known: frozenset[str] = field(init=False)  # what by-name params may hold
+    names: frozenset[str] = field(init=False)  # the same, to look them up
 
     def __post_init__(self) -> None:
         fields = msgspec.structs.fields(self.params)
@@ -101,7 +101,7 @@ class Method(Generic[P]):
             raise ValueError(f"{self.name}: required params come before optional ones, so that an array can carry them")
         names = tuple(one.encode_name for one in fields)
         object.__setattr__(self, "fields", names)
-        object.__setattr__(self, "known", frozenset({*names, META}))
+        object.__setattr__(self, "names", frozenset(names))
 
 
 class MethodTable:
@@ -134,7 +134,7 @@ def convert_params(method: Method[P], params: Params) -> P:
     the path, by name also where the params came by position.
     """
     try:
-        if isinstance(params, dict) and META not in params and params.keys() <= method.known:
+        if isinstance(params, dict) and method.names.issuperset(params):
             return convert(params, method.params)
         return convert(_by_name(method, params), method.params)
     except Mismatch as misfit:
@@ -149,7 +149,7 @@ def _by_name(method: Method[P], params: Params) -> dict[str, object]:
         if len(params) > len(method.fields):
             raise Mismatch("$", f"Expected at most {len(method.fields)} params, got {len(params)}")
         return dict(zip(method.fields, params, strict=False))
-    if not params.keys() <= method.known:
-        name = min(params.keys() - method.known)[:_NAME_CHARS]
+    if unknown := params.keys() - method.names - {META}:
+        name = min(unknown)[:_NAME_CHARS]
         raise Mismatch(f"$.{name}", f"Unknown param; expected one of: {', '.join(method.fields) or '(none)'}")
     return {name: value for name, value in params.items() if name != META}

@@ -63,6 +63,7 @@ class Outlet:
         if self._framing is not None:
             return
         self._framing = framing
+        self._pending.set()  # for what was pushed before
         for payload in self._held:
             self.push(payload)
         self._held.clear()
@@ -82,9 +83,10 @@ class Outlet:
         if self.broken:
             self.dropped += 1
             return
+        if not self._queue:
+            self._pending.set()
         self._queue.append((payload, callbacks))
         self.unsent_bytes += len(payload)
-        self._pending.set()
 
     def push_soon(self, payload: bytes) -> bool:
         """Send a message that matters little; False when much is unsent already."""
@@ -166,7 +168,8 @@ class Outlet:
         while self._queue and size < _WRITE_BYTES:
             payload, after = self._queue.popleft()
             frames.append(payload if framing is Framing.NDJSON else encode(payload, framing))
-            callbacks += after
+            if after:
+                callbacks += after
             size += len(payload)
         if framing is Framing.NDJSON:
             frames.append(b"")

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
-_SERVED_IN_A_ROW: Final = 16  # calls that the reader serves before others get a turn
+_SERVED_IN_A_ROW: Final = 32  # calls that the reader serves before others get a turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,19 @@ somebody's standard error, or the terminal of a shell. So it is left as it came,
 
 - A pipe, socket or terminal is read when the loop says that it can be, once each time.
 - A pipe or socket takes PIPE_BUF bytes without blocking whenever `poll` says that it can be written, so it is written
-  in pieces of that size.
+  in pieces of that size. A pipe that is empty takes as many as it has room for.
 - Anything else (regular files, devices; terminals when written) goes through the loop's threads.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import select
 import stat
 import sys
+import termios
 from typing import Final, Protocol
 
 from protocol.claim import Wire
@@ -174,6 +176,7 @@ class _Sink:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._watched = _is_stream(fd)
+        self._is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
         self._writable = select.poll()
         self._writable.register(fd, select.POLLOUT)
         self._active = False  # the loop watches the descriptor, or a thread writes to it
@@ -222,12 +225,21 @@ class _Sink:
     def _send(self) -> None:
         try:
             while self._unsent and self._writable.poll(0):
-                sent = os.write(self._fd, self._unsent[: select.PIPE_BUF])
+                sent = os.write(self._fd, self._unsent[: self._sure_bytes()])
                 del self._unsent[:sent]
         except BlockingIOError:
             pass  # the descriptor came non-blocking, and another writer of the same pipe was quicker
         except OSError as error:
             self._end(f"The other side is gone: {error.strerror}")
+
+    def _sure_bytes(self) -> int:
+        """Return how many bytes can be written without blocking, now that some can."""
+        if sys.platform == "linux" and self._is_pipe and len(self._unsent) > select.PIPE_BUF:
+            unread = bytearray(4)
+            fcntl.ioctl(self._fd, termios.FIONREAD, unread)
+            if not any(unread):  # else nobody knows how many of its pages are begun
+                return max(select.PIPE_BUF, fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ))
+        return select.PIPE_BUF
 
     def _on_writable(self) -> None:
         self._send()

@@ -163,8 +163,12 @@ class Presence:
         `taken` is why presence is off here although the configuration has it on: it is another process's.
         """
         why = off(self._config) or (taken and taken.reason)
-        bound, guilds = self._about(agent_id)
         watch = self._watch
+        bound, guilds = self._bound, self._roster.guilds
+        if agent_id is not None:
+            who = bound.get(agent_id)
+            bound = {} if who is None else {agent_id: who}
+            guilds = {} if who is None else {name: guild for name, guild in guilds.items() if name in who.guilds}
         return PresenceStatus(
             agents=self._agents(bound, why) if bound else [],
             guilds=self._guilds(guilds) if guilds else [],
@@ -173,16 +177,6 @@ class Presence:
             off=UNSET if why is None else why,
             pid=UNSET if taken is None or taken.pid is None else taken.pid,
         )
-
-    def _about(self, agent_id: str | None) -> tuple[Mapping[str, Member], Mapping[str, Guild]]:
-        """Return the bound agents and the guilds that a report on one agent, or on all, is about."""
-        if agent_id is None:
-            return self._bound, self._roster.guilds
-        who = self._bound.get(agent_id)
-        if who is None:
-            return {}, {}
-        guilds = {guild_id: guild for guild_id, guild in self._roster.guilds.items() if guild_id in who.guilds}
-        return {agent_id: who}, guilds
 
     def _agents(self, bound: Mapping[str, Member], why: str | None) -> list[AgentStatus]:
         gates = {guild_id: guild.lane.gate for guild_id, guild in self._roster.guilds.items()}

@@ -62,10 +62,14 @@ def dispatcher(*methods: Method[Any]) -> Dispatcher:
     return Dispatcher(MethodTable(methods), translate=translate, trace_id=lambda: "trace-1")
 
 
+async def run(dispatcher: Dispatcher, call: Request | Notification, context: Context) -> bytes | None:
+    return dispatcher.answer(call, await dispatcher.run(context))
+
+
 async def dispatch(method: Method[Any], name: str | None = None, params: Params = None, id_: Id = 1) -> Json:
     name = name or method.name
     context = Context(Listener(), name, id_, params)
-    payload = await dispatcher(method).dispatch(Request(id_, name, params, 0), context)
+    payload = await run(dispatcher(method), Request(id_, name, params, 0), context)
     assert payload is not None
     answer = json.loads(payload)
     assert answer.pop("jsonrpc") == "2.0"
@@ -76,7 +80,7 @@ async def dispatch(method: Method[Any], name: str | None = None, params: Params 
 async def notify(method: Method[Any], name: str | None = None, params: Params = None) -> None:
     name = name or method.name
     context = Context(Listener(), name, None, params)
-    assert await dispatcher(method).dispatch(Notification(name, params, 0), context) is None
+    assert await run(dispatcher(method), Notification(name, params, 0), context) is None
 
 
 async def test_the_handler_gets_typed_params_and_its_result_is_the_answer() -> None:
@@ -155,7 +159,7 @@ async def test_not_even_a_translation_that_fails_tells_what_happened(caplog: pyt
         raise ValueError(SECRET) from error
 
     faulty = Dispatcher(MethodTable([raising(OwnError())]), translate=broken, trace_id=lambda: "trace-1")
-    payload = await faulty.dispatch(Request(1, "fail", None, 0), Context(Listener(), "fail", 1, None))
+    payload = await run(faulty, Request(1, "fail", None, 0), Context(Listener(), "fail", 1, None))
     assert payload is not None
     assert SECRET.encode() not in payload
     error = json.loads(payload)["error"]
@@ -191,7 +195,7 @@ async def test_the_handler_is_given_the_context() -> None:
 
     context = Context(Listener(), "look", 1, None)
     table = MethodTable([Method(name="look", handler=look, params=Nothing)])
-    await Dispatcher(table).dispatch(Request(1, "look", None, 0), context)
+    await run(Dispatcher(table), Request(1, "look", None, 0), context)
     assert seen == [context]
 
 
@@ -214,7 +218,8 @@ class Nothing(Struct): pass
 async def one(context, params): return 1
 table = MethodTable([Method(name="one", handler=one, params=Nothing)])
 def dispatch():
-    return asyncio.run(Dispatcher(table).dispatch(Request(1, "one", None, 0), Context(None, "one", 1, None)))
+    dispatcher = Dispatcher(table)
+    return dispatcher.answer(Request(1, "one", None, 0), asyncio.run(dispatcher.run(Context(None, "one", 1, None))))
 """
 
 

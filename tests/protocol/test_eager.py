@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from protocol.eager import begin
+from protocol.eager import Rest, begin
 
 VAR: ContextVar[str] = ContextVar("VAR", default="outside")
 
@@ -17,7 +17,7 @@ class Log(list[str]):
 
 async def eagerly(coroutine: Coroutine[Any, Any, None], on_wait: Callable[[], None]) -> None:
     rest = begin(coroutine)
-    if rest is not None:
+    if isinstance(rest, Rest):
         on_wait()
         await rest
 
@@ -126,7 +126,8 @@ def test_closing_the_rest_closes_the_coroutine() -> None:
             log.append("closed")
 
     rest = begin(work())
-    assert rest is not None
-    rest.send(None)
-    rest.close()
+    assert isinstance(rest, Rest)
+    steps = rest.__await__()
+    next(steps)
+    steps.close()
     assert log == ["closed"]

@@ -273,6 +273,28 @@ async def test_a_reader_that_came_too_late_waits_on() -> None:
         os.close(fd)
 
 
+async def test_an_empty_pipe_is_filled_at_once_and_one_that_is_not_by_pieces_that_do_not_block() -> None:
+    there, here = os.pipe()
+    stream = await open_fds(os.open(os.devnull, os.O_RDONLY), here)
+    async with asyncio.timeout(30):
+        await stream.write(b"x" * (KIB_64 - 1))
+        if sys.platform == "linux":
+            assert len(os.read(there, MIB)) == KIB_64 - 1
+        # Now all but one of its pages are begun: less can be written than bytes are missing.
+        for _ in range(KIB_64 // 4096 - 1):
+            await stream.write(b"y")
+            await stream.write(b"y" * 4095)
+        os.read(there, 1)
+        await stream.write(b"z" * (KIB_64 - 1))
+        rest = b"y" * (KIB_64 - 4096 - 1) + b"z" * (KIB_64 - 1)
+        while rest:
+            piece = await asyncio.to_thread(os.read, there, 5000)
+            assert rest.startswith(piece)
+            rest = rest[len(piece) :]
+        await stream.close()
+    os.close(there)
+
+
 async def test_a_regular_file_is_read_to_its_end_and_another_is_written(tmp_path: Path) -> None:
     data = os.urandom(5 * KIB_64 + 17)
     source, target = tmp_path / "in", tmp_path / "out"
