@@ -6,9 +6,10 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from plugin import __version__, actions, offer
 from plugin.clock import Clock, SystemClock
@@ -40,8 +41,7 @@ EXIT_WAIT_S = 5.0
 WATCHDOG_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """Why the process ends, how long it may take, and with which code it exits."""
 
     reason: str

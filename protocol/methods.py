@@ -1,10 +1,10 @@
 """The method table: what may be called, with which parameters, and what a handler gets to know. No I/O."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from protocol.convert import Mismatch, convert
 from protocol.errors import Code, ErrorData, RpcError
@@ -70,8 +70,7 @@ class Context(msgspec.Struct, eq=False):
 Handler: TypeAlias = Callable[[Context, P], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method(Generic[P]):
+class Method(msgspec.Struct, Generic[P], frozen=True, kw_only=True):
     """A method that may be called.
 
     `result` is the type of what the handler returns. `notification`: nobody expects a result; who sends an id all the
@@ -91,8 +90,8 @@ class Method(Generic[P]):
     urgent: bool = False
     timeout_ms: int | None = None
     idempotent: bool = False
-    fields: tuple[str, ...] = field(init=False)  # the params as they are named on the wire, in declared order
-    names: frozenset[str] = field(init=False)  # the same, to look them up
+    fields: tuple[str, ...] = ()  # made here: the params as they are named on the wire, in declared order
+    names: frozenset[str] = frozenset()  # the same, to look them up
 
     def __post_init__(self) -> None:
         fields = msgspec.structs.fields(self.params)
@@ -100,8 +99,8 @@ class Method(Generic[P]):
         if required != sorted(required, reverse=True):
             raise ValueError(f"{self.name}: required params come before optional ones, so that an array can carry them")
         names = tuple(one.encode_name for one in fields)
-        object.__setattr__(self, "fields", names)
-        object.__setattr__(self, "names", frozenset(names))
+        force_setattr(self, "fields", names)
+        force_setattr(self, "names", frozenset(names))
 
 
 class MethodTable:

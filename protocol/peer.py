@@ -16,8 +16,10 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from protocol.convert import Mismatch, convert
 from protocol.dispatch import Dispatcher, Translate, new_trace_id, untranslated
@@ -51,8 +53,7 @@ MIB: Final = 1024 * 1024
 _SERVED_IN_A_ROW: Final = 32  # calls that the reader serves before others get a turn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The bounds of one connection."""
 
     max_message_bytes: int = 16 * MIB  # of a message that comes in

@@ -1,10 +1,9 @@
 """What a connection has counted."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(slots=True, kw_only=True)
-class Stats:
+class Stats(Struct, kw_only=True):
     """Counts since the connection began; the last two say how it is now."""
 
     requests: int = 0  # admitted

@@ -5,7 +5,6 @@ Everything here is derived from the structs in `plugin/config.py`.
 
 import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -22,8 +21,7 @@ FILE_VARIABLE = f"{PREFIX}CONFIG"  # names the file; no key of the configuration
 CHOICE = ("api_key", "api_key_env", "api_key_file")  # at most one of them in one place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(Struct, frozen=True, kw_only=True):
     """One setting: its dotted path, its type and default, and what is said of it.
 
     `a[].b` is a member of each element of the list `a`; it has no variable of its own.

@@ -5,7 +5,6 @@ Times are seconds, sizes are bytes. Where each value comes from is in `plugin/co
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,8 +24,7 @@ Address = Annotated[str, Meta(min_length=1, pattern=_PRINTABLE)]
 Level = Literal["debug", "info", "warn", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(Struct, frozen=True):
     """What a form and a reader need to know of a field beside its type."""
 
     label: str

@@ -7,12 +7,11 @@ leading `~` of a path.
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_origin
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from plugin.config.keys import FILE_VARIABLE, PREFIX, Key, bare, element_of, keys, nearest, struct_of
@@ -27,8 +26,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 Problems = list[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     """The sound values of one source by dotted path, and the name of where each came from."""
 
     values: Mapping[str, object]
