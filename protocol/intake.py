@@ -107,8 +107,7 @@ class Intake:
             if outcome is not None and not work.settled:
                 self._outlet.push(outcome, work.context.callbacks)
             return None
-        if not work.settled:
-            self._requests.open(work)
+        self._requests.open(work)
         self._lanes.enter(work)
         return begin(self._serve(work, outcome))
 

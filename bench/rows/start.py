@@ -35,8 +35,13 @@ def _started(row: str, title: str, figures: tuple[Figure, ...]) -> Table:
 
 def _occupied(figures: tuple[Figure, ...]) -> Table:
     why = (
-        "Two thirds of what it takes beyond the floor are the HTTP client with its TLS settings, which every plugin "
-        "that speaks to a platform needs; it is loaded after initialize is answered."
+        "Of the 22.8 MiB beyond the floor, aiohttp takes 12.6 (2.7 of them the first use of OpenSSL and the two TLS "
+        "settings that it makes while it is imported, 1.1 libstdc++ for one of its parts, 1.1 urllib and email, 1 "
+        "attrs), httpx 1.1, the bridge between them 1, our own TLS settings and what starts with the services 1.7, "
+        "the plugin before initialize 2.7, SQLite and the store 1.5, sync and presence 2.2. Nothing of it is slack: "
+        "96 % of the heap is live objects, and giving back the rest, in whatever thread the imports run, changes "
+        "nothing. What would have to give is aiohttp: over httpx's own connections it would be 34 MiB, 1.6 of the "
+        "floor, and send a tenth of the requests."
     )
     return Table(
         row="idle-memory",
