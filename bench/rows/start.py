@@ -40,7 +40,7 @@ def _occupied(figures: tuple[Figure, ...]) -> Table:
         "attrs), httpx 1.1, the bridge between them 1, our own TLS settings and what starts with the services 1.7, "
         "the plugin before initialize 2.7, SQLite and the store 1.5, sync and presence 2.2. Nothing of it is slack: "
         "96 % of the heap is live objects, and giving back the rest, in whatever thread the imports run, changes "
-        "nothing. What would have to give is aiohttp: over httpx's own connections it would be 34 MiB, 1.6 of the "
+        "nothing. What would have to give is aiohttp: over httpx's own connections it would be 36 MiB, 1.7 of the "
         "floor, and send a tenth of the requests."
     )
     return Table(

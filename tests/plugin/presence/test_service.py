@@ -59,8 +59,10 @@ async def test_status_of_one_agent_holds_that_agent_and_its_guilds() -> None:
     async with running(setting):
         status = setting.presence.status("bob")
         assert [one.agent_id for one in status.agents] == ["bob"]
-        assert [one.guild_node_id for one in status.guilds] == ["g3"]
-        assert setting.presence.status("zoe").agents == []
+        assert status.guilds == [one for one in setting.presence.status().guilds if one.guild_node_id == "g3"]
+        assert status.guilds[0].endpoint == "https://g3.example"
+        nobody = setting.presence.status("zoe")
+        assert (nobody.agents, nobody.guilds) == ([], [])
 
 
 async def test_several_channels_of_one_guild_are_one_target() -> None:
