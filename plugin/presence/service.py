@@ -55,7 +55,8 @@ class Presence:
         self._open_fabric = open_fabric
         self._opened = config
         self._bound = members(config)
-        self._members = {} if off(config) else self._bound
+        self._off = off(config)
+        self._members = {} if self._off else self._bound
         self._troubles = Troubles(clock)
         self._tickets: list[Ticket] = []
         self._group: asyncio.TaskGroup | None = None
@@ -124,12 +125,13 @@ class Presence:
         if self._leaving:
             return
         old, self._config = self._config, config
-        if off(config) is None:
+        self._off = off(config)
+        if self._off is None:
             self._reopen(config)
         self._around.presence = config.presence
         gone = self._members.keys()
         self._bound = members(config)
-        self._members = {} if off(config) else self._bound
+        self._members = {} if self._off else self._bound
         for agent_id in gone - self._members.keys():
             self._troubles.end(UNIDENTIFIED, where=agent_id, who=agent_id)
         self._apply()
@@ -162,7 +164,7 @@ class Presence:
 
         `taken` is why presence is off here although the configuration has it on: it is another process's.
         """
-        why = off(self._config) or (taken and taken.reason)
+        why = self._off or (taken and taken.reason)
         watch = self._watch
         bound, guilds = self._bound, self._roster.guilds
         if agent_id is not None:
