@@ -1,7 +1,7 @@
 """What must hold between settings, beyond the type of each one."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from plugin.config.settings import Config, Fabric, Platform
@@ -29,7 +29,7 @@ def _server(section: str, name: str, url: str | None, server: Platform | Fabric)
         problem = _misplaced(url, server)
         if problem is not None:
             yield f"{section}.{name}", problem
-    if server.ca_file is not None and not Path(server.ca_file).is_file():
+    if server.ca_file is not None and not os.path.isfile(server.ca_file):  # noqa: PTH113 - a Path raises for one too long
         yield f"{section}.ca_file", "there is no such file"
     if server.proxy is not None and not _proxy(server.proxy):
         yield f"{section}.proxy", "expected an http or https URL such as http://host:port"

@@ -135,7 +135,8 @@ def test_a_ca_file_must_exist_and_a_proxy_be_a_url(environ: dict[str, str], tmp_
     for section in ("platform", "fabric"):
         for proxy in ("ftp://x", "x", "http://", "http://x:0", "http://x:99999", "http://[x"):
             assert problems(environ, {section: {"proxy": proxy}}).keys() == {f"{section}.proxy"}
-        assert problems(environ, {section: {"ca_file": str(tmp_path)}}).keys() == {f"{section}.ca_file"}
+        for nowhere in (str(tmp_path), "x" * 5000, "a\0b"):
+            assert problems(environ, {section: {"ca_file": nowhere}}).keys() == {f"{section}.ca_file"}
         host = {section: {"proxy": "http://user:password@x:1", "ca_file": "~/config.toml"}}
         assert getattr(load(environ, host), section).ca_file == str(tmp_path / "config.toml")
 
