@@ -4,7 +4,7 @@ import sqlite3
 from typing import assert_never
 
 from plugin.crash import point
-from plugin.store import batches, history, ledger
+from plugin.store import batches, history, ledger, outbox, totals
 from plugin.store.interface import (
     Acknowledged,
     Batch,
@@ -12,6 +12,7 @@ from plugin.store.interface import (
     Dead,
     Failed,
     HistoryEntry,
+    RowState,
     SetApart,
     Split,
 )
@@ -45,10 +46,8 @@ def record(
         case Dead():
             batches.bury(db, _only_row(db, batch, number), change.reason, change.status, change.answer)
         case SetApart(due_ms=due_ms, reason=reason):
-            db.executemany(
-                "UPDATE outbox SET state = 'apart', due_ms = ?, reason = ? WHERE row = ?",
-                [(min(due_ms, now_ms + batches.FURTHEST_MS), reason, row) for row in _only_row(db, batch, number)],
-            )
+            due_ms = min(due_ms, now_ms + batches.FURTHEST_MS)
+            outbox.move(db, _only_row(db, batch, number), RowState.APART, due_ms=due_ms, reason=reason)
         case _:
             assert_never(change)
 
@@ -82,7 +81,7 @@ def _split(db: sqlite3.Connection, batch: Batch, number: int | None, *, suspect:
         return
     members, damaged = batches.members(db, number)
     batches.bury(db, damaged, batches.DAMAGED)
-    batches.dissolve(db, number)
+    batches.forget(db, number)
     middle = (len(members) + 1) // 2
     for half in (members[:middle], members[middle:]):
         if half:
@@ -111,38 +110,30 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
 
     Each statement does its part for all of them: fifty small ones would wait fifty times for the rest of the program.
     """
-    sent = (
-        f"(VALUES {', '.join(['(?, ?)'] * len(batch.rows))})"
-        " CROSS JOIN outbox ON row = column1 AND record = column2 AND agent = ?"
-    )
-    named = [*(value for pair in zip(batch.rows, batch.record_ids, strict=True) for value in pair), batch.agent_id]
-    if not ledger.write(db, platform, sent, named, now_ms=now_ms):
-        return False
-    held = f"FROM {sent} WHERE batch IS NOT NULL"
-    records, size, least, most = db.execute(
-        f"SELECT count(*), sum(size), min(batch), max(batch) {held}", named
-    ).fetchone()
-    numbers = {least} if least == most else {number for (number,) in db.execute(f"SELECT batch {held}", named)}
-    db.execute(f"DELETE FROM outbox WHERE row IN (SELECT row FROM {sent})", named)  # noqa: S608 - our own words
+    rows, left = batch.rows, [(RowState.WAITING, len(batch.rows), sum(map(len, batch.bodies)))]
+    if not batches.delete(db, batch):
+        rows, left = _left(db, batch)
+        if not rows:
+            return False
+        batches.release(db, batch)
+    ledger.write(db, platform, rows, now_ms=now_ms)
+    db.execute(f"DELETE FROM outbox WHERE row IN ({batches.marks(rows)})", rows)  # noqa: S608 - question marks
     point("record.begun")
-    if records:
-        _remove_traces(db, batch, records, size)
-        for number in numbers:
-            batches.dissolve(db, number)
+    for state, records, size in left:
+        totals.add(db, batch.agent_id, state, -records, -size)
     return True
 
 
-def _remove_traces(db: sqlite3.Connection, batch: Batch, records: int, size: int) -> None:
-    """Remove the bodies of rows that went with their batch, and count them out: no trigger does it for these."""
-    db.execute(
-        f"DELETE FROM body WHERE row IN ({batches.marks(batch.rows)}) AND row NOT IN (SELECT row FROM outbox)",  # noqa: S608 - question marks
-        batch.rows,
-    )
-    gone = {"agent": batch.agent_id, "records": records, "size": size}
-    db.execute("UPDATE volume SET records = records - :records, bytes = bytes - :size WHERE what = 'waiting'", gone)
-    db.execute(
-        "UPDATE totals SET records = records - :records, bytes = bytes - :size"
-        " WHERE agent = :agent AND state = 'waiting'",
-        gone,
-    )
-    db.execute("DELETE FROM totals WHERE agent = :agent AND state = 'waiting' AND records = 0", gone)
+def _left(db: sqlite3.Connection, batch: Batch) -> tuple[tuple[int, ...], list[tuple[RowState, int, int]]]:
+    """Return what is left of rows that are not in their batch any more, and what of them is counted where."""
+    rows: list[int] = []
+    left: list[tuple[RowState, int, int]] = []
+    for named in zip(batch.rows, batch.record_ids, strict=True):
+        found = db.execute(
+            "SELECT state, length(body) FROM outbox WHERE row = ? AND record = ? AND agent = ?",
+            (*named, batch.agent_id),
+        ).fetchone()
+        if found is not None:
+            rows.append(named[0])
+            left.append((found[0], 1, found[1]))
+    return tuple(rows), left

@@ -16,25 +16,36 @@ import hashlib
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 
-from plugin.store.interface import Batch
+from plugin.store import outbox, totals
+from plugin.store.interface import Batch, RowState
 
 ENOUGH_FAILURES = 3
 FURTHEST_MS = 310_000  # no row waits longer: a time further away means that the clock was set back
 DAMAGED = "the stored body is damaged: its checksum does not match, so it was never sent"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A row of a batch, with its body."""
+class Member(NamedTuple):
+    """A row of a batch as it is read: fifty of them are made for each request."""
 
     row: int
     record: str
     fingerprint: str
     fleet_node: int | None
+    sha256: bytes
     body: bytes
+    loose: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the body is what was written."""
+        return hashlib.sha256(self.body).digest() == self.sha256
+
+
+_MEMBER = ", ".join(Member._fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +81,9 @@ def claim(
 
 def _formed(db: sqlite3.Connection, busy: Collection[str], *, failing: bool) -> Formed | None:
     found = db.execute(
-        "SELECT id, agent, key, failures, passes_at_failure, suspect FROM batch WHERE rank > 0 ORDER BY rank, first_row"
+        "SELECT id, agent, key, failures, passes_at_failure, suspect FROM batch WHERE rank > 0 ORDER BY rank, id"
         if failing
-        else "SELECT id, agent, key, failures, passes_at_failure, suspect FROM batch WHERE rank = 0 ORDER BY first_row"
+        else "SELECT id, agent, key, failures, passes_at_failure, suspect FROM batch WHERE rank = 0 ORDER BY id"
     )
     for number, agent, key, failures, passes, suspect in found:
         if agent not in busy:
@@ -83,36 +94,47 @@ def _formed(db: sqlite3.Connection, busy: Collection[str], *, failing: bool) -> 
 def _next_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
     """Return the agent with the oldest row that is in no batch."""
     found = db.execute(
-        "SELECT agent, (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
-        " AND batch IS NULL ORDER BY row LIMIT 1) FROM totals WHERE state = 'waiting'"
+        "SELECT agent,"
+        " (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND loose = 1),"
+        " (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND state = 'waiting'"
+        "  AND row > totals.batched)"
+        " FROM totals WHERE state = 'waiting'"
     )
-    heads = ((row, agent) for agent, row in found if row is not None and agent not in busy)
+    heads = (
+        (row, agent) for agent, *firsts in found if agent not in busy for row in firsts if row is not None
+    )
     return min(heads, default=(0, None))[1]
 
 
 def _form(db: sqlite3.Connection, agent: str, *, max_records: int, max_bytes: int) -> Batch | None:
     """Put the agent's next rows of one fleet node into a batch, as many as fit; None when all were damaged."""
-    found = db.execute(
-        "SELECT row, record, fingerprint, fleet_node, sha256, body FROM outbox LEFT JOIN body USING (row)"
-        " WHERE agent = ? AND state = 'waiting' AND batch IS NULL ORDER BY row",
-        (agent,),
-    )
     chosen: list[Member] = []
     damaged: list[int] = []
     size = 0
-    for row, record_id, fingerprint, fleet_node, sha256, body in found:
-        if not _is_whole(body, sha256):
-            damaged.append(row)
+    found = _free(db, agent)
+    for member in map(Member._make, found):
+        if not member.whole:
+            damaged.append(member.row)
             continue
-        size += len(body)
-        if chosen and (len(chosen) >= max_records or size > max_bytes or fleet_node != chosen[0].fleet_node):
+        size += len(member.body)
+        if chosen and (len(chosen) >= max_records or size > max_bytes or member.fleet_node != chosen[0].fleet_node):
             break
-        chosen.append(Member(row, record_id, fingerprint, fleet_node, body))
+        chosen.append(member)
     found.close()
     bury(db, damaged, DAMAGED)
     if not chosen:
         return None
     return _batch(write(db, agent, chosen, suspect=False), chosen)
+
+
+def _free(db: sqlite3.Connection, agent: str) -> sqlite3.Cursor:
+    """Find the agent's rows that are in no batch, in their order: the loose ones, and all behind its last batch."""
+    return db.execute(
+        f"SELECT {_MEMBER} FROM outbox WHERE agent = :agent AND loose = 1"  # noqa: S608 - our own words
+        f" UNION ALL SELECT {_MEMBER} FROM outbox WHERE agent = :agent AND state = 'waiting' AND loose = 0"
+        " AND row > (SELECT batched FROM totals WHERE agent = :agent AND state = 'waiting') ORDER BY row",
+        {"agent": agent},
+    )
 
 
 def _load(db: sqlite3.Connection, formed: Formed) -> Batch | None:
@@ -124,7 +146,10 @@ def _load(db: sqlite3.Connection, formed: Formed) -> Batch | None:
         return None
     key = _key(formed.agent, whole)
     if key != formed.key:
-        db.execute("UPDATE batch SET key = ?, first_row = ? WHERE id = ?", (key, whole[0].row, formed.id))
+        named = [member.row for member in whole]
+        db.execute(
+            "UPDATE batch SET key = ?, rows = ? WHERE id = ?", (key, _named(named), formed.id)
+        )
         formed = replace(formed, key=key)
     return _batch(formed, whole)
 
@@ -140,14 +165,10 @@ def _due(db: sqlite3.Connection, busy: Collection[str], now_ms: int) -> tuple[st
 
 def _alone(db: sqlite3.Connection, agent: str, row: int) -> Batch | None:
     """Make the batch of a row set apart; it is not recorded, as its key and bytes follow from the row."""
-    record_id, fingerprint, fleet_node, sha256, body = db.execute(
-        "SELECT record, fingerprint, fleet_node, sha256, body FROM outbox LEFT JOIN body USING (row) WHERE row = ?",
-        (row,),
-    ).fetchone()
-    if not _is_whole(body, sha256):
+    member = Member._make(db.execute(f"SELECT {_MEMBER} FROM outbox WHERE row = ?", (row,)).fetchone())  # noqa: S608 - our own words
+    if not member.whole:
         bury(db, [row], DAMAGED)
         return None
-    member = Member(row, record_id, fingerprint, fleet_node, body)
     formed = Formed(0, agent, _key(agent, [member]), ENOUGH_FAILURES, 0, suspect=True)
     return _batch(formed, [member], apart=True)
 
@@ -171,34 +192,31 @@ def _batch(formed: Formed, of: Sequence[Member], *, apart: bool = False) -> Batc
 def members(db: sqlite3.Connection, batch: int) -> tuple[list[Member], list[int]]:
     """Return a batch's members in the order of the rows, and the rows whose bodies are damaged."""
     found = db.execute(
-        "SELECT row, record, fingerprint, fleet_node, sha256, body FROM outbox LEFT JOIN body USING (row)"
-        " WHERE agent = (SELECT agent FROM batch WHERE id = ?) AND state = 'waiting' AND batch = ? ORDER BY row",
-        (batch, batch),
+        f"SELECT {_MEMBER} FROM batch CROSS JOIN json_each(batch.rows) CROSS JOIN outbox"  # noqa: S608 - our own words
+        " ON outbox.row = value AND outbox.agent = batch.agent WHERE batch.id = ? AND state = 'waiting'",
+        (batch,),
     )
-    whole: list[Member] = []
-    damaged: list[int] = []
-    for row, record_id, fingerprint, fleet_node, sha256, body in found:
-        if _is_whole(body, sha256):
-            whole.append(Member(row, record_id, fingerprint, fleet_node, body))
-        else:
-            damaged.append(row)
-    return whole, damaged
-
-
-def _is_whole(body: bytes | None, sha256: bytes | None) -> bool:
-    return body is not None and hashlib.sha256(body).digest() == sha256
+    listed = [Member._make(row) for row in found]
+    whole = [member for member in listed if member.whole]
+    return whole, [member.row for member in listed if not member.whole]
 
 
 def write(db: sqlite3.Connection, agent: str, of: Sequence[Member], *, suspect: bool) -> Formed:
-    """Record rows as a batch, with its key."""
+    """Record rows, in their order, as a batch with its key."""
     key = _key(agent, of)
-    number = db.execute(
-        "INSERT INTO batch (agent, key, first_row, suspect) VALUES (?, ?, ?, ?)",
-        (agent, key, of[0].row, suspect),
-    ).lastrowid
     rows = [member.row for member in of]
-    db.execute(f"UPDATE outbox SET batch = ? WHERE row IN ({marks(rows)})", (number, *rows))  # noqa: S608 - question marks
-    return Formed(number or 0, agent, key, 0, 0, suspect)
+    if loose := [(member.row,) for member in of if member.loose]:
+        db.executemany("UPDATE outbox SET loose = 0 WHERE row = ?", loose)
+    db.execute(
+        "INSERT INTO batch (id, agent, key, rows, suspect) VALUES (?, ?, ?, ?, ?)",
+        (rows[0], agent, key, _named(rows), suspect),
+    )
+    totals.reach(db, agent, rows[-1])
+    return Formed(rows[0], agent, key, 0, 0, suspect)
+
+
+def _named(rows: Sequence[int]) -> str:
+    return msgspec.json.encode(rows).decode()
 
 
 def _key(agent: str, of: Sequence[Member]) -> str:
@@ -218,15 +236,13 @@ def find(db: sqlite3.Connection, batch: Batch, *, unanswered: bool) -> int | Non
     if not unanswered:
         return None
     free = db.execute(
-        "SELECT row, record, fingerprint, fleet_node, body FROM outbox JOIN body USING (row)"  # noqa: S608 - question marks
-        f" WHERE row IN ({marks(batch.rows)})"
-        " AND state = 'waiting' AND batch IS NULL ORDER BY row",
-        batch.rows,
-    )
-    whole = [Member(*values) for values in free]
-    if len(whole) != len(batch.rows):
+        f"SELECT {_MEMBER} FROM outbox WHERE row IN ({marks(batch.rows)}) AND state = 'waiting' AND agent = ?"  # noqa: S608 - our own words
+        " AND (loose = 1 OR row > (SELECT batched FROM totals WHERE agent = ? AND state = 'waiting')) ORDER BY row",
+        [*batch.rows, batch.agent_id, batch.agent_id],
+    ).fetchall()
+    if len(free) != len(batch.rows):
         return None
-    return write(db, batch.agent_id, whole, suspect=batch.suspect).id
+    return write(db, batch.agent_id, [Member._make(row) for row in free], suspect=batch.suspect).id
 
 
 def marks(values: Sequence[object]) -> str:
@@ -234,13 +250,36 @@ def marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
+def delete(db: sqlite3.Connection, batch: Batch) -> bool:
+    """Forget a batch whose rows are all gone; False when it is not recorded just so."""
+    return bool(
+        db.execute(
+            "DELETE FROM batch WHERE id = ? AND key = ? AND rows = ?", (batch.id, batch.key, _named(batch.rows))
+        ).rowcount
+    )
+
+
+def release(db: sqlite3.Connection, batch: Batch) -> None:
+    """Forget the batches that rows of this one are in by now."""
+    # None that has one of them began behind the last.
+    found = db.execute("SELECT id, rows FROM batch WHERE id <= ? AND agent = ?", (batch.rows[-1], batch.agent_id))
+    for number, named in found.fetchall():
+        if not set(batch.rows).isdisjoint(msgspec.json.decode(named)):
+            dissolve(db, number)
+
+
 def dissolve(db: sqlite3.Connection, number: int) -> None:
-    """Forget a batch; its rows are free again."""
+    """Forget a batch; what is left of its rows is free again."""
     db.execute(
-        "UPDATE outbox SET batch = NULL"
-        " WHERE agent = (SELECT agent FROM batch WHERE id = ?) AND state = 'waiting' AND batch = ?",
+        "UPDATE outbox SET loose = 1 WHERE row IN (SELECT value FROM batch, json_each(batch.rows) WHERE batch.id = ?)"
+        " AND agent = (SELECT agent FROM batch WHERE id = ?) AND state = 'waiting'",
         (number, number),
     )
+    forget(db, number)
+
+
+def forget(db: sqlite3.Connection, number: int) -> None:
+    """Forget a batch whose rows go another way."""
     db.execute("DELETE FROM batch WHERE id = ?", (number,))
 
 
@@ -248,8 +287,4 @@ def bury(
     db: sqlite3.Connection, rows: Sequence[int], reason: str, status: int | None = None, answer: str | None = None
 ) -> None:
     """Make dead letters of rows."""
-    db.executemany(
-        "UPDATE outbox SET state = 'dead', batch = NULL, due_ms = NULL, reason = ?, status = ?, answer = ?"
-        " WHERE row = ?",
-        [(reason, status, answer, row) for row in rows],
-    )
+    outbox.move(db, rows, RowState.DEAD, reason=reason, status=status, answer=answer)

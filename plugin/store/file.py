@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from plugin.crash import point
@@ -99,11 +100,11 @@ def open_writer(folder: Path, *, remote: bool, made: bool = False) -> sqlite3.Co
         db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
         db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        # Nothing is written before the commit, so only a commit can find the disk full.
-        db.execute("PRAGMA cache_spill = 0")
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA secure_delete = FAST")
         schema.migrate(db, backup=folder / f"{NAME}.backup")
+        # Nothing is written before the commit, so only a commit can find the disk full.
+        db.execute("PRAGMA cache_spill = 0")
         # SQLite opens a file that it must not write to without a word.
         db.execute("BEGIN IMMEDIATE")
         db.execute("ROLLBACK")
@@ -119,22 +120,34 @@ def open_writer(folder: Path, *, remote: bool, made: bool = False) -> sqlite3.Co
 
 
 def open_reader(folder: Path) -> sqlite3.Connection:
-    """Open the file for reading only; an empty database where there is none. Damaged, Newer, sqlite3.Error."""
+    """Open the file for reading only; an empty database where there is none. Damaged, Newer, sqlite3.Error.
+
+    Of an older file a copy in memory is read, which alone may be led to the newest version.
+    """
     path = folder / NAME
     if not path.exists():
-        db = sqlite3.connect(":memory:", isolation_level=None)
-        schema.migrate(db, backup=path)
-        return db
+        return _newest(None)
     db = connect(path, mode="ro")
     try:
-        _check_version(db, path)
+        version = _check_version(db, path)
     except sqlite3.OperationalError:
         db.close()
         if size_of(folder / FAMILY[1]):
             raise
         # The log's index cannot be made here; where no log was left behind, the file alone is the whole truth.
         db = connect(path, mode="ro", immutable=True)
-        _check_version(db, path)
+        version = _check_version(db, path)
+    if version == schema.VERSION:
+        return db
+    with closing(db):
+        return _newest(db)
+
+
+def _newest(old: sqlite3.Connection | None) -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    if old is not None:
+        old.backup(db)
+    schema.migrate(db, backup=None)
     return db
 
 

@@ -5,19 +5,21 @@ import sqlite3
 from plugin.store.interface import AgentTimes, HistoryEntry
 
 MAX_ENTRIES = 100
+MAX_SURPLUS = 32
 
 
 def add(db: sqlite3.Connection, entry: HistoryEntry) -> None:
-    """Write one entry; the last 100 per direction stay."""
-    db.execute(
+    """Write one entry; the last 100 per direction stay, and for a while some more."""
+    number = db.execute(
         "INSERT INTO history (direction, agent, fleet_node, payload_bytes, items, at_ms) VALUES (?, ?, ?, ?, ?, ?)",
         (entry.direction, entry.agent_id, entry.fleet_node_id, entry.payload_bytes, entry.items, entry.at_ms),
-    )
-    db.execute(
-        "DELETE FROM history WHERE direction = :direction AND id <="
-        " (SELECT id FROM history WHERE direction = :direction ORDER BY id DESC LIMIT 1 OFFSET :keep)",
-        {"direction": entry.direction, "keep": MAX_ENTRIES},
-    )
+    ).lastrowid
+    if number is not None and number % MAX_SURPLUS == 0:
+        db.executemany(
+            "DELETE FROM history WHERE direction = :direction AND id <="
+            " (SELECT id FROM history WHERE direction = :direction ORDER BY id DESC LIMIT 1 OFFSET :keep)",
+            [{"direction": direction, "keep": MAX_ENTRIES} for direction in ("push", "pull")],
+        )
 
 
 def pulled(db: sqlite3.Connection, agent: str, entry: HistoryEntry) -> None:
@@ -29,9 +31,10 @@ def pulled(db: sqlite3.Connection, agent: str, entry: HistoryEntry) -> None:
 def entries(db: sqlite3.Connection, direction: str) -> tuple[HistoryEntry, ...]:
     """Return the entries of one direction, oldest first."""
     found = db.execute(
-        "SELECT agent, fleet_node, payload_bytes, items, at_ms FROM history WHERE direction = ? ORDER BY id",
-        (direction,),
-    )
+        "SELECT agent, fleet_node, payload_bytes, items, at_ms FROM history WHERE direction = ?"
+        " ORDER BY id DESC LIMIT ?",
+        (direction, MAX_ENTRIES),
+    ).fetchall()
     return tuple(
         HistoryEntry(
             agent_id=agent,
@@ -41,7 +44,7 @@ def entries(db: sqlite3.Connection, direction: str) -> tuple[HistoryEntry, ...]:
             items=items,
             at_ms=at_ms,
         )
-        for agent, fleet_node, payload_bytes, items, at_ms in found
+        for agent, fleet_node, payload_bytes, items, at_ms in reversed(found)
     )
 
 

@@ -18,25 +18,30 @@ def has(db: sqlite3.Connection, platform: str, record: str, fingerprint: str, co
     return found.fetchone() is not None
 
 
-def write(db: sqlite3.Connection, platform: str, rows: str, values: Sequence[object], *, now_ms: int) -> int:
-    """Remember that the platform has the versions in these rows of the outbox; return how many there are.
-
-    `rows` is what follows FROM in a query of them, without an ORDER, and `values` are its parameters.
-    """
-    return db.execute(
-        f"INSERT INTO ledger SELECT ?, record, fingerprint, core_fingerprint, ? FROM {rows} WHERE true"  # noqa: S608 - our own words
-        " ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, core_fingerprint = excluded.core_fingerprint,"
-        " at_ms = excluded.at_ms",
-        (platform, now_ms, *values),
-    ).rowcount
+def write(db: sqlite3.Connection, platform: str, rows: Sequence[int], *, now_ms: int) -> None:
+    """Remember that the platform has the versions in these rows of the outbox."""
+    insert = (
+        "INSERT INTO ledger SELECT ?, record, fingerprint, core_fingerprint, ? FROM outbox"  # noqa: S608 - question marks
+        f" WHERE row IN ({', '.join('?' * len(rows))}) ON CONFLICT"
+    )
+    given = (platform, now_ms, *rows)
+    added = db.execute(f"{insert} DO NOTHING", given).rowcount
+    _count(db, added)
+    if added < len(rows):  # the platform had another version of some
+        db.execute(
+            f"{insert} DO UPDATE SET fingerprint = excluded.fingerprint,"
+            " core_fingerprint = excluded.core_fingerprint, at_ms = excluded.at_ms",
+            given,
+        )
 
 
 def write_core(db: sqlite3.Connection, platform: str, record: str, core_fingerprint: str, *, now_ms: int) -> None:
     """Remember what the Go agent's ledger says, unless ours knows better."""
-    db.execute(
+    added = db.execute(
         "INSERT INTO ledger VALUES (?, ?, '', ?, ?) ON CONFLICT DO NOTHING",
         (platform, record, core_fingerprint, now_ms),
-    )
+    ).rowcount
+    _count(db, added)
 
 
 def drop(db: sqlite3.Connection, record: str, fingerprint: str) -> None:
@@ -46,5 +51,9 @@ def drop(db: sqlite3.Connection, record: str, fingerprint: str) -> None:
 
 def size(db: sqlite3.Connection) -> int:
     """Count what platforms have; the cost does not grow with it."""
-    count: int = db.execute("SELECT records FROM volume WHERE what = 'ledger'").fetchone()[0]
+    count: int = db.execute("SELECT records FROM ledger_size").fetchone()[0]
     return count
+
+
+def _count(db: sqlite3.Connection, added: int) -> None:
+    db.execute("UPDATE ledger_size SET records = records + ?", (added,))

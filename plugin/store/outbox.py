@@ -3,55 +3,113 @@
 import hashlib
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from plugin.errors import QueueFull
-from plugin.store import ledger
+from plugin.store import ledger, totals
 from plugin.store.interface import Caps, Enqueued, QueueCounts, QueueRow, Record, RowState
 
 
-def enqueue(
-    db: sqlite3.Connection, agent: str, records: Sequence[Record], *, caps: Caps, now_ms: int, scanned_for: str | None
-) -> Enqueued:
-    """Add the records that are not known yet: all of them or, of scanned ones, as many as there is room for."""
-    count, size = db.execute("SELECT sum(records), sum(bytes) FROM volume WHERE what <> 'ledger'").fetchone()
-    fresh = _fresh(db, agent, records, scanned_for)
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one call brings for an agent; `scanned_for` is the platform of scanned work, None of explicit."""
+
+    agent: str
+    records: Sequence[Record]
+    caps: Caps
+    now_ms: int
+    scanned_for: str | None
+
+
+def enqueue(db: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list[Enqueued | QueueFull]:
+    """Take in what calls bring that come together, one after the other; return what became of each.
+
+    Of explicit records all that are not known yet go in or none, of scanned ones as many as there is room for.
+    """
+    intake = Intake(db)
+    done = [_take(intake, arrival) for arrival in arrivals]
+    intake.write()
+    return done
+
+
+def _take(intake: "Intake", arrival: Arrival) -> Enqueued | QueueFull:
+    agent, caps = arrival.agent, arrival.caps
+    fresh = _fresh(intake, arrival)
+    count, size = intake.records, intake.bytes
     fitting: list[Record] = []
     for record in fresh:
         if count < caps.records and size + len(record.body) <= caps.bytes:
             fitting.append(record)
             count += 1
             size += len(record.body)
-        elif scanned_for is None:
-            raise _full(db, caps, by_count=count >= caps.records)
-    last = 0
+        elif arrival.scanned_for is None:
+            return _full(intake.db, caps, by_count=count >= caps.records)
     for record in fitting:
-        last = insert(db, agent, record, queued_ms=now_ms)
+        intake.add(agent, record, queued_ms=arrival.now_ms)
     return Enqueued(
         added=len(fitting),
-        known=len(records) - len(fresh),
+        known=len(arrival.records) - len(fresh),
         left_out=len(fresh) - len(fitting),
-        last_row=last or _newest_waiting(db, agent),
+        last_row=intake.newest_waiting(agent),
     )
 
 
-def insert(db: sqlite3.Connection, agent: str, record: Record, *, queued_ms: int) -> int:
-    """Add one row and its body; return its number."""
-    row = db.execute(
-        "INSERT INTO outbox (agent, record, fingerprint, core_fingerprint, fleet_node, size, queued_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            agent,
-            record.id,
-            record.fingerprint,
-            record.core_fingerprint,
-            record.fleet_node_id,
-            len(record.body),
-            queued_ms,
-        ),
-    ).lastrowid
-    digest = hashlib.sha256(record.body).digest()
-    db.execute("INSERT INTO body (row, sha256, body) VALUES (?, ?, ?)", (row, digest, record.body))
-    return row or 0
+class Intake:
+    """Rows on their way into the outbox: many are numbered and looked at one by one, and written and counted at once."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.records, self.bytes = totals.volume(db)
+        (self._last,) = db.execute(
+            "SELECT max(ifnull((SELECT max(row) FROM outbox), 0),"
+            " ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0))"
+        ).fetchone()
+        self._rows: list[tuple[object, ...]] = []
+        self._added: dict[str, tuple[int, int]] = {}
+        self._newest: dict[str, int] = {}
+        self._versions: set[tuple[str, str]] = set()
+        self._queued: set[tuple[str, str, str]] = set()
+
+    def add(self, agent: str, record: Record, *, queued_ms: int) -> None:
+        """Give a record the next row."""
+        size = len(record.body)
+        self._last += 1
+        digest = hashlib.sha256(record.body).digest()
+        ours = (agent, record.id, record.fingerprint, record.core_fingerprint, record.fleet_node_id)
+        self._rows.append((self._last, *ours, queued_ms, digest, record.body))
+        self.records += 1
+        self.bytes += size
+        records, volume = self._added.get(agent, (0, 0))
+        self._added[agent] = records + 1, volume + size
+        self._newest[agent] = self._last
+        self._versions.add((record.id, record.fingerprint))
+        self._queued.add((agent, record.id, record.fingerprint))
+
+    def is_queued(self, agent: str, record: str, fingerprint: str) -> bool:
+        """Say whether the agent's queue holds this version, still to be sent."""
+        return (agent, record, fingerprint) in self._queued or is_queued(self.db, agent, record, fingerprint)
+
+    def is_known(self, platform: str, mark: tuple[str, str, str | None]) -> bool:
+        """Say whether a scanned record is delivered, queued for any agent, or a dead letter already."""
+        return mark[:2] in self._versions or is_known(self.db, platform, mark)
+
+    def newest_waiting(self, agent: str) -> int:
+        """Return the agent's newest WAITING row; 0 when it has none."""
+        newest = self._newest.get(agent)
+        if newest is None:
+            found = self.db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (agent,))
+            newest = self._newest[agent] = found.fetchone()[0] or 0
+        return newest
+
+    def write(self) -> None:
+        """Write the rows, and count them."""
+        self.db.executemany(
+            "INSERT INTO outbox (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._rows,
+        )
+        for agent, (records, size) in self._added.items():
+            totals.add(self.db, agent, RowState.WAITING, records, size)
 
 
 def is_queued(db: sqlite3.Connection, agent: str, record: str, fingerprint: str) -> bool:
@@ -73,21 +131,22 @@ def _has_row(db: sqlite3.Connection, record: str, fingerprint: str) -> bool:
     return found.fetchone() is not None
 
 
-def _fresh(db: sqlite3.Connection, agent: str, records: Sequence[Record], scanned_for: str | None) -> list[Record]:
+def _fresh(intake: Intake, arrival: Arrival) -> list[Record]:
     """Return the records that need a row, each version once."""
     fresh: dict[tuple[str, str], Record] = {}
-    for record in records:
-        if scanned_for is None:
-            known = is_queued(db, agent, record.id, record.fingerprint)
+    for record in arrival.records:
+        if arrival.scanned_for is None:
+            known = intake.is_queued(arrival.agent, record.id, record.fingerprint)
         else:
-            known = is_known(db, scanned_for, (record.id, record.fingerprint, record.core_fingerprint))
+            mark = (record.id, record.fingerprint, record.core_fingerprint)
+            known = intake.is_known(arrival.scanned_for, mark)
         if not known:
             fresh.setdefault((record.id, record.fingerprint), record)
     return list(fresh.values())
 
 
 def _full(db: sqlite3.Connection, caps: Caps, *, by_count: bool) -> QueueFull:
-    dead: int = db.execute("SELECT records FROM volume WHERE what = 'dead'").fetchone()[0]
+    (dead,) = db.execute("SELECT ifnull(sum(records), 0) FROM totals WHERE state = 'dead'").fetchone()
     what, cap = ("records", caps.records) if by_count else ("bytes", caps.bytes)
     return QueueFull(
         f"the outbox would hold more than queue.max_{what} = {cap}, and nothing of this call was stored: let it drain, "
@@ -95,27 +154,10 @@ def _full(db: sqlite3.Connection, caps: Caps, *, by_count: bool) -> QueueFull:
     )
 
 
-def _newest_waiting(db: sqlite3.Connection, agent: str) -> int:
-    rows = (
-        row
-        for batched in ("IS NULL", "> 0")
-        for (row,) in db.execute(
-            f"SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting' AND batch {batched}",  # noqa: S608 - two constants
-            (agent,),
-        )
-    )
-    return max(row or 0 for row in rows)
-
-
 def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
     """Count one agent's rows or all."""
-    found = (
-        db.execute("SELECT what, records, bytes FROM volume WHERE what <> 'ledger'")
-        if agent is None
-        else db.execute("SELECT state, records, bytes FROM totals WHERE agent = ?", (agent,))
-    )
-    by_state = {state: (records, size) for state, records, size in found}
-    dead = by_state.get("dead", (0, 0))[0]
+    by_state = totals.by_state(db, agent)
+    dead = by_state.get(RowState.DEAD, (0, 0))[0]
     return QueueCounts(
         queued=sum(records for records, _ in by_state.values()) - dead,
         dead=dead,
@@ -125,13 +167,10 @@ def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
 
 
 def _oldest_ms(db: sqlite3.Connection, agent: str | None) -> int | None:
-    """Return when the oldest of the first rows was queued: of those in no batch, in one, and set apart."""
+    """Return when the oldest of the agents' first rows was queued, of those that wait and those set apart."""
     found = db.execute(
         "SELECT min(queued_ms) FROM outbox WHERE row IN ("
-        " SELECT (SELECT row FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting'"
-        "         AND batch IS NULL ORDER BY row LIMIT 1)"
-        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(:agent, agent)"
-        " UNION ALL SELECT (SELECT min(first_row) FROM batch WHERE batch.agent = totals.agent)"
+        " SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting')"
         "           FROM totals WHERE state = 'waiting' AND agent = ifnull(:agent, agent)"
         " UNION ALL SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'apart')"
         "           FROM totals WHERE state = 'apart' AND agent = ifnull(:agent, agent))",
@@ -148,8 +187,7 @@ def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
     """
     (count,) = db.execute(
         "SELECT ifnull((SELECT records FROM totals WHERE agent = :agent AND state = 'waiting'), 0)"
-        " - (SELECT count(*) FROM outbox WHERE agent = :agent AND state = 'waiting' AND batch IS NULL AND row > :row)"
-        " - (SELECT count(*) FROM outbox WHERE agent = :agent AND state = 'waiting' AND batch > 0 AND row > :row)",
+        " - (SELECT count(*) FROM outbox WHERE agent = :agent AND state = 'waiting' AND row > :row)",
         {"agent": agent, "row": up_to_row},
     ).fetchone()
     return int(count)
@@ -158,19 +196,19 @@ def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
 def next_due_ms(db: sqlite3.Connection) -> int | None:
     """Return when the next row may go."""
     due: int | None = db.execute(
-        "SELECT CASE WHEN (SELECT records FROM volume WHERE what = 'waiting') THEN 0"
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM totals WHERE state = 'waiting') THEN 0"
         " ELSE (SELECT min(due_ms) FROM outbox WHERE state = 'apart') END"
     ).fetchone()[0]
     return due
 
 
 def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: int) -> tuple[QueueRow, ...]:
-    """List rows by number; a body that is gone is empty."""
+    """List rows by number."""
     # Written out, since only then an index of the rows in one state can be used.
     which = "" if state is None else f" AND state = '{state}'"
     found = db.execute(
         "SELECT row, agent, record, fingerprint, state, queued_ms, fleet_node,"  # noqa: S608 - our own words
-        " ifnull(body, x''), reason, status, answer FROM outbox LEFT JOIN body USING (row)"
+        " body, reason, status, answer FROM outbox"
         f" WHERE row > ?{which} ORDER BY row LIMIT ?",
         (after, limit),
     )
@@ -192,37 +230,61 @@ def rows(db: sqlite3.Connection, *, state: RowState | None, after: int, limit: i
     )
 
 
+def move(
+    db: sqlite3.Connection,
+    rows: Sequence[int],
+    state: RowState,
+    *,
+    due_ms: int | None = None,
+    reason: str | None = None,
+    status: int | None = None,
+    answer: str | None = None,
+) -> None:
+    """Let rows that are in no batch stand elsewhere; one that waits again is behind the batches of its agent."""
+    for row in rows:
+        agent, stood, size = db.execute("SELECT agent, state, length(body) FROM outbox WHERE row = ?", (row,)).fetchone()
+        db.execute(
+            "UPDATE outbox SET state = ?, loose = ?, due_ms = ?, reason = ?, status = ?, answer = ? WHERE row = ?",
+            (state, state is RowState.WAITING, due_ms, reason, status, answer, row),
+        )
+        totals.add(db, agent, stood, -1, -size)
+        totals.add(db, agent, state, 1, size)
+
+
 def retry_dead(db: sqlite3.Connection, numbers: Sequence[int] | None, *, now_ms: int) -> int:
     """Move dead letters back to WAITING, at their old place in the order.
 
     One whose record was queued anew meanwhile goes away instead: it is sent once.
     """
-    retried = 0
-    for row in _dead(db, numbers):
+    dead = _dead(db, numbers)
+    for row in dead:
         agent, record, fingerprint = db.execute(
             "SELECT agent, record, fingerprint FROM outbox WHERE row = ?", (row,)
         ).fetchone()
         if is_queued(db, agent, record, fingerprint):
-            db.execute("DELETE FROM outbox WHERE row = ?", (row,))
+            _drop(db, row)
         else:
-            db.execute(
-                "UPDATE outbox SET state = 'waiting', queued_ms = ?, due_ms = NULL, reason = NULL, status = NULL,"
-                " answer = NULL WHERE row = ?",
-                (now_ms, row),
-            )
-        retried += 1
-    return retried
+            move(db, [row], RowState.WAITING)
+            db.execute("UPDATE outbox SET queued_ms = ? WHERE row = ?", (now_ms, row))
+    return len(dead)
 
 
 def drop_dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> int:
     """Delete dead letters; the ledger remembers them, so that a scan does not bring them back."""
     dead = _dead(db, numbers)
     for row in dead:
-        record, fingerprint = db.execute(
-            "DELETE FROM outbox WHERE row = ? RETURNING record, fingerprint", (row,)
-        ).fetchone()
+        record, fingerprint = _drop(db, row)
         ledger.drop(db, record, fingerprint)
     return len(dead)
+
+
+def _drop(db: sqlite3.Connection, row: int) -> tuple[str, str]:
+    """Delete a dead letter; return which version of which record it was."""
+    agent, record, fingerprint, size = db.execute(
+        "DELETE FROM outbox WHERE row = ? RETURNING agent, record, fingerprint, length(body)", (row,)
+    ).fetchone()
+    totals.add(db, agent, RowState.DEAD, -1, -size)
+    return record, fingerprint
 
 
 def _dead(db: sqlite3.Connection, numbers: Sequence[int] | None) -> list[int]:

@@ -1,10 +1,13 @@
 """The tables, and the steps from one version of them to the next.
 
-Bodies lie apart from the rows that change, since an update rewrites a whole row. Totals are kept by triggers, so that
-counting costs the same however long the queue is; what leaves with its batch is counted at once, for all of the batch,
-by who deletes it. Row numbers are never used twice: they are the order of sending.
+A row is written once and deleted once: going out changes nothing in it. A batch names its rows, and the totals of its
+agent say how far batches reach (`batched`): every waiting row beyond is free. Only what became free again before that is
+marked, as loose. Totals are kept by who changes rows, a call or a batch at a time, so that counting costs the same
+however long the queue is. What every batch touches lies on few pages, since a commit writes whole pages. Row numbers are
+never used twice: they are the order of sending.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -142,6 +145,68 @@ CREATE TABLE gate (
 CREATE TABLE import (mark TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+_SECOND = """
+CREATE TABLE outbox (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    agent TEXT NOT NULL,
+    record TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    core_fingerprint TEXT,
+    fleet_node INTEGER,
+    queued_ms INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'apart', 'dead')),
+    loose INTEGER NOT NULL DEFAULT 0,
+    due_ms INTEGER,
+    reason TEXT,
+    status INTEGER,
+    answer TEXT,
+    sha256 BLOB NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX outbox_identity ON outbox (record, fingerprint);
+CREATE INDEX outbox_line ON outbox (agent, row) WHERE state = 'waiting';
+CREATE INDEX outbox_loose ON outbox (agent, row) WHERE loose = 1;
+CREATE INDEX outbox_due ON outbox (due_ms) WHERE state = 'apart';
+CREATE INDEX outbox_apart ON outbox (agent, row) WHERE state = 'apart';
+CREATE INDEX outbox_dead ON outbox (row) WHERE state = 'dead';
+
+CREATE TABLE batch (
+    id INTEGER PRIMARY KEY, -- its first row when it was formed
+    agent TEXT NOT NULL,
+    key TEXT NOT NULL,
+    rows TEXT NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0,
+    passes_at_failure INTEGER NOT NULL DEFAULT 0,
+    suspect INTEGER NOT NULL DEFAULT 0,
+    rank INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX batch_order ON batch (rank, id);
+
+CREATE TABLE totals (
+    agent TEXT NOT NULL,
+    state TEXT NOT NULL,
+    records INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    batched INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (agent, state)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ledger_size (records INTEGER NOT NULL) STRICT;
+INSERT INTO ledger_size VALUES (0);
+
+CREATE UNIQUE INDEX context_identity ON context (platform, agent, id);
+CREATE INDEX context_order ON context (platform, agent, position);
+
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY,
+    direction TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    fleet_node INTEGER,
+    payload_bytes INTEGER NOT NULL,
+    items INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT;
+"""
+
 Step = Callable[[sqlite3.Connection], None]
 
 
@@ -157,14 +222,78 @@ def _statements(script: str) -> list[str]:
     return statements
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _run(db: sqlite3.Connection, script: str) -> None:
     # Not executescript(): it would commit the transaction that it is called in.
-    for statement in _statements(_FIRST):
+    for statement in _statements(script):
         db.execute(statement)
 
 
+def _create(db: sqlite3.Connection) -> None:
+    _run(db, _FIRST)
+
+
+def _rebuild(db: sqlite3.Connection) -> None:
+    """Put bodies into their rows and rows into their batches; what files of the first version count is not believed.
+
+    Their triggers and indexes were not the same in all of them.
+    """
+    made = db.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'index') AND sql IS NOT NULL")
+    for kind, name in made.fetchall():
+        db.execute(f"DROP {kind} {name}")
+    (last,) = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+    db.execute("DROP TABLE totals")
+    for table in ("outbox", "batch", "history"):
+        db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    _run(db, _SECOND)
+    # A row whose body is gone becomes a dead letter once it would be sent.
+    db.execute(
+        "INSERT INTO outbox SELECT row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, state, 0,"
+        " due_ms, reason, status, answer, ifnull(sha256, x''), ifnull(body, x'')"
+        " FROM old_outbox LEFT JOIN body USING (row) ORDER BY row"
+    )
+    db.execute("DELETE FROM sqlite_sequence")
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)", (last or 0,))
+    members: dict[int, list[int]] = {}
+    for batch, row in db.execute("SELECT batch, row FROM old_outbox WHERE batch IS NOT NULL ORDER BY row"):
+        members.setdefault(batch, []).append(row)
+    db.executemany(
+        "INSERT INTO batch SELECT ?, agent, key, ?, failures, passes_at_failure, suspect, rank"
+        " FROM old_batch WHERE id = ?",
+        [(rows[0], json.dumps(rows), batch) for batch, rows in members.items()],
+    )
+    db.execute("INSERT INTO history SELECT * FROM old_history")
+    for table in ("old_outbox", "old_batch", "old_history", "body", "volume"):
+        db.execute(f"DROP TABLE {table}")
+    restore(db)
+
+
+def restore(db: sqlite3.Connection) -> None:
+    """Bring batches, what is loose and all counts in line with the rows, whatever they were."""
+    db.execute("DELETE FROM batch WHERE NOT json_valid(rows)")
+    db.execute("DELETE FROM batch WHERE EXISTS (SELECT 1 FROM json_each(batch.rows) WHERE type <> 'integer')")
+    db.execute(
+        "DELETE FROM batch WHERE NOT EXISTS"
+        " (SELECT 1 FROM json_each(batch.rows) JOIN outbox ON row = value AND outbox.agent = batch.agent)"
+    )
+    db.execute("DELETE FROM totals")
+    db.execute(
+        "INSERT INTO totals SELECT agent, state, count(*), sum(length(body)), 0 FROM outbox GROUP BY agent, state"
+    )
+    db.execute(
+        "UPDATE totals SET batched = ifnull("
+        "(SELECT max(value) FROM batch, json_each(batch.rows) WHERE batch.agent = totals.agent), 0)"
+    )
+    db.execute(
+        "UPDATE outbox SET loose = state = 'waiting'"
+        " AND row <= (SELECT batched FROM totals WHERE totals.agent = outbox.agent AND state = 'waiting')"
+        " AND row NOT IN (SELECT value FROM batch, json_each(batch.rows))"
+        " WHERE loose = 1 OR row <= (SELECT max(batched) FROM totals)"
+    )
+    db.execute("UPDATE ledger_size SET records = (SELECT count(*) FROM ledger)")
+
+
 # Step n leads from version n to n + 1. A step is never changed once it was released.
-STEPS: tuple[Step, ...] = (_create,)
+STEPS: tuple[Step, ...] = (_create, _rebuild)
 VERSION = len(STEPS)
 
 
@@ -188,12 +317,12 @@ def _names(db: sqlite3.Connection) -> set[str]:
     return {f"{kind} {name}" for kind, name in db.execute("SELECT type, name FROM sqlite_schema")}
 
 
-def migrate(db: sqlite3.Connection, *, backup: Path, steps: Sequence[Step] = STEPS) -> None:
-    """Lead the tables to the newest version in one transaction; what is older is copied to `backup` first."""
+def migrate(db: sqlite3.Connection, *, backup: Path | None, steps: Sequence[Step] = STEPS) -> None:
+    """Lead the tables to the newest version in one transaction; what is older is copied to `backup`, if any, first."""
     _, version = version_of(db)
     if version == len(steps):
         return
-    if version:
+    if version and backup is not None:
         _back_up(db, backup)
         point("migrate.saved")
     db.execute("BEGIN IMMEDIATE")

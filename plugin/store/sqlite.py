@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from plugin.clock import Clock
 from plugin.crash import point
+from plugin.errors import QueueFull
 from plugin.store import answers, batches, context, gates, history, ledger, outbox, takeover
 from plugin.store.engine import Engine, Kind
 from plugin.store.interface import (
@@ -77,8 +78,12 @@ class SqliteStore:
     ) -> Enqueued:
         """Add records to the agent's queue, in order, in one transaction."""
 
+        arrival = outbox.Arrival(agent_id, records, caps, now_ms, scanned_for)
+
         def work(db: sqlite3.Connection) -> Enqueued:
-            enqueued = outbox.enqueue(db, agent_id, records, caps=caps, now_ms=now_ms, scanned_for=scanned_for)
+            (enqueued,) = outbox.enqueue(db, [arrival])
+            if isinstance(enqueued, QueueFull):
+                raise enqueued
             point("enqueue.written")
             return enqueued
 

@@ -17,9 +17,11 @@ def take_over(db: sqlite3.Connection, state: CoreState, *, platform: str, agent:
     """Import the Go agent's state with its mark; False when that was done already. Caps do not apply."""
     if is_done(db, mark):
         return False
+    intake = outbox.Intake(db)
     for owner, record, queued_ms in state.queue:
-        if not outbox.is_queued(db, owner, record.id, record.fingerprint):
-            outbox.insert(db, owner, record, queued_ms=queued_ms)
+        if not intake.is_queued(owner, record.id, record.fingerprint):
+            intake.add(owner, record, queued_ms=queued_ms)
+    intake.write()
     for record_id, core_fingerprint in state.ledger:
         ledger.write_core(db, platform, record_id, core_fingerprint, now_ms=now_ms)
     theirs, ours = state.times, history.times(db, agent)

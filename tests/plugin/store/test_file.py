@@ -119,7 +119,7 @@ async def test_a_transaction_that_was_cut_off_without_a_log_is_rolled_back(tmp_p
         db.execute("PRAGMA cache_size = 1")
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE outbox SET agent = 'half' WHERE row = 1")
-        db.execute("UPDATE body SET body = zeroblob(100000) WHERE row = 1")
+        db.execute("UPDATE outbox SET body = zeroblob(100000) WHERE row = 1")
         for name in (DB, f"{DB}-journal"):
             shutil.copy(tmp_path / name, found / name)
         db.execute("ROLLBACK")

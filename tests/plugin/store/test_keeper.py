@@ -146,9 +146,10 @@ def idle(tmp_path: Path) -> Generator[Keeper]:
 
 
 def fill(db: sqlite3.Connection, megabytes: int) -> None:
-    record = Record(id="large", fingerprint="f", body=bytes(1024 * 1024))
+    intake = outbox.Intake(db)
     for _ in range(megabytes):
-        outbox.insert(db, "codex", record, queued_ms=NOW_MS)
+        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
+    intake.write()
 
 
 def test_in_a_pause_the_room_of_what_left_is_given_back_a_part_at_a_time(idle: Keeper, tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ def kept(tmp_path: Path) -> Generator[Keeper]:
 
 
 def fill(db: sqlite3.Connection, megabytes: int) -> None:
+    intake = outbox.Intake(db)
     for _ in range(megabytes):
-        outbox.insert(db, "codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
+        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
+    intake.write()
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
