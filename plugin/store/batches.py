@@ -100,9 +100,7 @@ def _next_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
         "  AND row > totals.batched)"
         " FROM totals WHERE state = 'waiting'"
     )
-    heads = (
-        (row, agent) for agent, *firsts in found if agent not in busy for row in firsts if row is not None
-    )
+    heads = ((row, agent) for agent, *firsts in found if agent not in busy for row in firsts if row is not None)
     return min(heads, default=(0, None))[1]
 
 
@@ -147,9 +145,7 @@ def _load(db: sqlite3.Connection, formed: Formed) -> Batch | None:
     key = _key(formed.agent, whole)
     if key != formed.key:
         named = [member.row for member in whole]
-        db.execute(
-            "UPDATE batch SET key = ?, rows = ? WHERE id = ?", (key, _named(named), formed.id)
-        )
+        db.execute("UPDATE batch SET key = ?, rows = ? WHERE id = ?", (key, _named(named), formed.id))
         formed = replace(formed, key=key)
     return _batch(formed, whole)
 

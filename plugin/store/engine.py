@@ -13,14 +13,16 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum, auto
-from typing import Generic, TypeVar, cast
+from itertools import groupby
+from typing import Any, Generic, TypeVar, cast
 
 from plugin.errors import StoreUnavailable
 from plugin.store.interface import StoreHealth, StoreState
 from plugin.store.keeper import CONTESTED_S, Keeper
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
@@ -49,17 +51,21 @@ class _Unfinished(Exception):
     """A job stopped half-way, for a reason of its own."""
 
 
-class Job(Generic[T]):
-    """One call: what it wants done, and who waits for it."""
+Share = Callable[[sqlite3.Connection, Sequence[R]], Sequence[T | Exception]]
 
-    __slots__ = ("_future", "_value", "_work", "changed", "error", "kind", "performed")
 
-    def __init__(self, kind: Kind, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T]) -> None:
+class Job(Generic[R, T]):
+    """One call: what it wants done, and who waits for it. Calls of one `share` that come together are done as one."""
+
+    __slots__ = ("_future", "_value", "changed", "error", "kind", "performed", "request", "share")
+
+    def __init__(self, kind: Kind, share: Share[R, T], request: R, future: asyncio.Future[T]) -> None:
         self.kind = kind
+        self.share = share
+        self.request = request
         self.error: Exception | None = None
         self.performed = False
         self.changed = False
-        self._work = work
         self._future = future
         self._value: T | None = None
 
@@ -68,19 +74,13 @@ class Job(Generic[T]):
         """Return the loop of the caller."""
         return self._future.get_loop()
 
-    def perform(self, db: sqlite3.Connection) -> None:
-        """Do the work and keep its result; errors of the database go through, any other is the caller's."""
-        self.error, self.performed = None, False
-        before = db.total_changes
-        try:
-            self._value = self._work(db)
-        except Exception as error:  # the way from one thread to another: whatever it is, the caller gets it
-            if _is_of_the_database(error):
-                raise
-            self.error = error
+    def answer(self, answer: T | Exception, *, changed: bool) -> None:
+        """Keep the result, or an error of the caller's own."""
+        if isinstance(answer, Exception):
+            self.error, self.performed = answer, False
         else:
-            self.performed = True
-        self.changed = db.total_changes != before
+            self.error, self.performed, self._value = None, True, answer
+        self.changed = changed
 
     def settle(self) -> None:
         """Let the caller go on, in its own thread; it may have gone away."""
@@ -99,12 +99,12 @@ class Engine:
         self.commits = 0
         self._together_s = together_s
         self._keeper = keeper
-        self._queue: queue.SimpleQueue[Job[object]] = queue.SimpleQueue()
-        self._backlog: deque[Job[object]] = deque()
-        self._waiting: list[Job[object]] = []
+        self._queue: queue.SimpleQueue[Job[Any, Any]] = queue.SimpleQueue()
+        self._backlog: deque[Job[Any, Any]] = deque()
+        self._waiting: list[Job[Any, Any]] = []
         self._closing: asyncio.Future[None] | None = None
-        self._serving: list[Job[object]] = []
-        self._last: Job[object] | None = None
+        self._serving: list[Job[Any, Any]] = []
+        self._last: Job[Any, Any] | None = None
         threading.Thread(target=self._run, name="store", daemon=True).start()
 
     @property
@@ -118,9 +118,16 @@ class Engine:
         Raises what `work` raised (then nothing of it is stored), StoreInUse or StoreUnavailable. A caller that is
         cancelled takes nothing back.
         """
+        return await self.run_together(_one, work, kind=kind)
+
+    async def run_together(self, share: Share[R, T], request: R, *, kind: Kind) -> T:
+        """Like `run`, for calls of which many come at once: `share` does several in the order they came.
+
+        It returns what became of each; an error among them is that call's alone, and nothing of it may be stored.
+        """
         if self._closing is not None:
             raise StoreUnavailable("the store is closed")
-        return await self._submit(kind, work)
+        return await self._submit(kind, share, request)
 
     async def wait(self, kind: Kind) -> None:
         """Wait until the store is READY, or UNCONTESTED; StoreUnavailable when it is closed before."""
@@ -133,12 +140,12 @@ class Engine:
     async def close(self) -> None:
         """Finish what was submitted, close the file and let go of the folder."""
         if self._closing is None:
-            self._closing = self._submit(Kind.CLOSE, _nothing)
+            self._closing = self._submit(Kind.CLOSE, _one, _nothing)
         await asyncio.shield(self._closing)
 
-    def _submit(self, kind: Kind, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    def _submit(self, kind: Kind, share: Share[R, T], request: R) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(Job[object](kind, work, future))  # pyright: ignore[reportArgumentType]  # a job gives its future what its own work returned
+        self._queue.put(Job(kind, share, request, future))
         return future
 
     # -- the thread ----------------------------------------------------------------------------------------------
@@ -172,7 +179,7 @@ class Engine:
             self._serve(job)
             self._serving = []
 
-    def _refuse_until_closed(self) -> Job[object]:
+    def _refuse_until_closed(self) -> Job[Any, Any]:
         last = [] if self._last is None else [self._last]
         jobs = [*self._serving, *self._backlog, *self._waiting, *last]
         self._backlog.clear()
@@ -185,7 +192,7 @@ class Engine:
                 _settle([job])
             jobs = [self._queue.get()]
 
-    def _next(self) -> Job[object] | None:
+    def _next(self) -> Job[Any, Any] | None:
         """Return the next job, or None after a while without one."""
         if self._backlog and not self._keeper.overlapping:
             return self._backlog.popleft()
@@ -202,7 +209,7 @@ class Engine:
         _settle([job for job in self._waiting if fulfilled[job.kind]])
         self._waiting = [job for job in self._waiting if not fulfilled[job.kind]]
 
-    def _serve(self, job: Job[object]) -> None:
+    def _serve(self, job: Job[Any, Any]) -> None:
         keeper = self._keeper
         if job.kind is Kind.CLOSE:
             self._last = job
@@ -218,19 +225,19 @@ class Engine:
             job.error = keeper.refusal()
             _settle([job])
 
-    def _read(self, db: sqlite3.Connection, job: Job[object]) -> None:
+    def _read(self, db: sqlite3.Connection, job: Job[Any, Any]) -> None:
         try:
-            job.perform(db)
+            _perform(db, [job])
         except sqlite3.Error as error:
             job.error = self._keeper.refusal(error)
         _settle([job])
 
-    def _serve_together(self, db: sqlite3.Connection, first: Job[object]) -> None:
+    def _serve_together(self, db: sqlite3.Connection, first: Job[Any, Any]) -> None:
         """Commit a job and all that wait behind it at once; when that fails, each by itself."""
         jobs = self._serving
         try:
             if first.kind is Kind.READ:
-                first.perform(db)
+                _perform(db, [first])
             else:
                 self._transact(db, first)
         except (sqlite3.Error, _Uncovered, _Unfinished):
@@ -240,34 +247,34 @@ class Engine:
             self._worked(changed=any(job.changed for job in jobs))
         _settle(jobs)
 
-    def _transact(self, db: sqlite3.Connection, first: Job[object]) -> None:
+    def _transact(self, db: sqlite3.Connection, first: Job[Any, Any]) -> None:
+        """Do a job and those that wait or arrive behind it, for a moment, and commit."""
+        until = time.monotonic() + self._together_s
+        jobs = [first]
         with _transaction(db):
-            _perform(db, first)
-            for job in self._arriving():
-                self._serving.append(job)
-                _perform(db, job)
+            while jobs:
+                for _, together in groupby(jobs, key=_shared):
+                    _do(db, list(together))
+                jobs = self._arrived() if time.monotonic() < until else []
+                self._serving += jobs
             if any(map(_takes, self._serving)) and not self._keeper.admits():
                 raise _Uncovered
 
-    def _arriving(self) -> Iterator[Job[object]]:
-        """Yield the jobs that wait or arrive behind the first, for a moment."""
-        until = time.monotonic() + self._together_s
-        for _ in range(MOST_TOGETHER - 1):
-            if self._backlog:
-                yield self._backlog.popleft()
-                continue
+    def _arrived(self) -> list[Job[Any, Any]]:
+        """Return the jobs that wait behind those that are served."""
+        jobs: list[Job[Any, Any]] = []
+        while self._last is None and len(self._serving) + len(jobs) < MOST_TOGETHER:
             try:
-                job = self._queue.get_nowait()
+                job = self._backlog.popleft() if self._backlog else self._queue.get_nowait()
             except queue.Empty:
-                return
+                break
             if job.kind in {Kind.READ, Kind.WRITE, Kind.TAKE, Kind.SEND}:
-                yield job
+                jobs.append(job)
             else:
                 self._serve(job)
-            if self._last is not None or time.monotonic() > until:
-                return
+        return jobs
 
-    def _serve_alone(self, job: Job[object]) -> None:
+    def _serve_alone(self, job: Job[Any, Any]) -> None:
         """Run a job in a transaction of its own; once more if what went wrong could be mended."""
         for final in (False, True):
             db = self._keeper.writer
@@ -289,13 +296,13 @@ class Engine:
             self._worked(changed=job.changed and job.performed)
             return
 
-    def _perform_alone(self, db: sqlite3.Connection, job: Job[object]) -> None:
+    def _perform_alone(self, db: sqlite3.Connection, job: Job[Any, Any]) -> None:
         """Run a job in a transaction of its own; a read needs none, nor what keeps others from writing."""
         if job.kind is Kind.READ:
-            job.perform(db)
+            _perform(db, [job])
             return
         with contextlib.suppress(_Unfinished), _transaction(db):
-            _perform(db, job)
+            _do(db, [job])
             if _takes(job) and not self._keeper.admits():
                 raise _Uncovered
 
@@ -316,20 +323,46 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
             db.execute("ROLLBACK")
 
 
-def _takes(job: Job[object]) -> bool:
+def _takes(job: Job[Any, Any]) -> bool:
     """Say whether a job has taken new work in."""
     return job.kind is Kind.TAKE and job.changed
 
 
-def _perform(db: sqlite3.Connection, job: Job[object]) -> None:
-    """Run a job, maybe among others; raise when an error of its own left something to undo.
+def _shared(job: Job[Any, Any]) -> object:
+    """Return what jobs have in common that can be done as one."""
+    return job if job.share is _one else job.share
 
-    That is rare, so it may be dear: what was done with it is undone and done again, each job by itself. A savepoint
+
+def _one(db: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> Sequence[T]:
+    return [work(db) for work in works]
+
+
+def _do(db: sqlite3.Connection, jobs: Sequence[Job[Any, Any]]) -> None:
+    """Do jobs as one, maybe among others; raise when an error of their own left something to undo.
+
+    That is rare, so it may be dear: what was done with them is undone and done again, each job by itself. A savepoint
     for each job would be paid by all.
     """
-    job.perform(db)
-    if job.error is not None and job.changed:
+    _perform(db, jobs)
+    if any(job.error is not None and job.changed for job in jobs):
         raise _Unfinished
+
+
+def _perform(db: sqlite3.Connection, jobs: Sequence[Job[Any, Any]]) -> None:
+    """Do jobs as one and keep the results; errors of the database go through, any other is the callers'."""
+    before = db.total_changes
+    answers: Sequence[object]
+    try:
+        answers = jobs[0].share(db, [job.request for job in jobs])
+    except Exception as error:  # the way from one thread to another: whatever it is, the caller gets it
+        if _is_of_the_database(error):
+            raise
+        answers = [error] * len(jobs)
+        if len(jobs) > 1:
+            raise _Unfinished from error  # by itself each shows whose error it was
+    changed = db.total_changes != before
+    for job, answer in zip(jobs, answers, strict=True):
+        job.answer(answer, changed=changed and not (len(jobs) > 1 and isinstance(answer, Exception)))
 
 
 def _is_of_the_database(error: Exception) -> bool:
@@ -337,8 +370,8 @@ def _is_of_the_database(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
-def _settle(jobs: Sequence[Job[object]]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[Job[object]]] = {}
+def _settle(jobs: Sequence[Job[Any, Any]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any, Any]]] = {}
     for job in jobs:
         by_loop.setdefault(job.loop, []).append(job)
     for loop, its in by_loop.items():
@@ -349,7 +382,7 @@ def _settle(jobs: Sequence[Job[object]]) -> None:
             LOG.debug("the store outlived its event loop")
 
 
-def _settle_all(jobs: list[Job[object]]) -> None:
+def _settle_all(jobs: list[Job[Any, Any]]) -> None:
     for job in jobs:
         job.settle()
 

@@ -3,15 +3,14 @@
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from plugin.errors import QueueFull
 from plugin.store import ledger, totals
 from plugin.store.interface import Caps, Enqueued, QueueCounts, QueueRow, Record, RowState
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What one call brings for an agent; `scanned_for` is the platform of scanned work, None of explicit."""
 
     agent: str
@@ -55,7 +54,7 @@ def _take(intake: "Intake", arrival: Arrival) -> Enqueued | QueueFull:
 
 
 class Intake:
-    """Rows on their way into the outbox: many are numbered and looked at one by one, and written and counted at once."""
+    """Rows on their way into the outbox: they are looked at and numbered one by one, then written and counted at once."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -104,7 +103,8 @@ class Intake:
     def write(self) -> None:
         """Write the rows, and count them."""
         self.db.executemany(
-            "INSERT INTO outbox (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
+            "INSERT INTO outbox"
+            " (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self._rows,
         )
@@ -242,7 +242,9 @@ def move(
 ) -> None:
     """Let rows that are in no batch stand elsewhere; one that waits again is behind the batches of its agent."""
     for row in rows:
-        agent, stood, size = db.execute("SELECT agent, state, length(body) FROM outbox WHERE row = ?", (row,)).fetchone()
+        agent, stood, size = db.execute(
+            "SELECT agent, state, length(body) FROM outbox WHERE row = ?", (row,)
+        ).fetchone()
         db.execute(
             "UPDATE outbox SET state = ?, loose = ?, due_ms = ?, reason = ?, status = ?, answer = ? WHERE row = ?",
             (state, state is RowState.WAITING, due_ms, reason, status, answer, row),

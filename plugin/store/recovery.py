@@ -25,7 +25,7 @@ COPY = f"{NAME}.copy"
 MAX_PROBES = 200_000
 INTERIOR = 0x05  # a page that points to others, in SQLite's file format
 # Those with numbered rows can be asked for row by row, past any damage; of the others both ends are read up to it.
-_NUMBERED = (("batch", "id"), ("context", "position"), ("history", "id"))
+_NUMBERED = (("body", "row"), ("batch", "id"), ("context", "position"), ("history", "id"))
 _KEYED = ("ledger", "dropped", "pulled", "times", "gate", "import")
 
 Row = tuple[object, ...]
@@ -56,10 +56,13 @@ def finish(folder: Path, *, now: float) -> Salvage | None:
 
 def replace(folder: Path, *, now: float) -> Salvage:
     """Put a fresh file, with what could be read, in the place of the damaged one. OSError, sqlite3.Error."""
-    _clean(folder)
+    salvaged, lost = 0, None
     try:
-        with _fresh(folder / PART) as db, _damaged(folder) as old:
-            salvaged, lost = (0, None) if old is None else _copy(old, db)
+        for version in _versions(folder):
+            _clean(folder)
+            salvaged, lost = _attempt(folder, version)
+            if salvaged:
+                break
     except BaseException:
         _clean(folder)  # on a full disk it would be in the way
         raise
@@ -68,8 +71,32 @@ def replace(folder: Path, *, now: float) -> Salvage:
     return Salvage(salvaged=salvaged, lost=lost, set_aside=_move(folder, _place(folder, now)))
 
 
+def _versions(folder: Path) -> list[int]:
+    """Return of which versions the damaged file may be; where that cannot be told, the newest is tried first."""
+    if (old := _readable(folder / NAME)) is not None:
+        with closing(old):
+            return [schema.version_of(old)[1] or schema.VERSION]
+    with contextlib.suppress(OSError), (folder / NAME).open("rb") as damaged:
+        said = int.from_bytes(damaged.read(64)[60:])
+        if 0 < said < schema.VERSION:
+            return [schema.VERSION, said]
+    return [schema.VERSION]
+
+
+def _attempt(folder: Path, version: int) -> tuple[int, int | None]:
+    """Copy what can be read of a file of this version; what was copied is led to the newest."""
+    with _fresh(folder / PART, version) as db, _damaged(folder) as old:
+        salvaged, lost = (0, None) if old is None else _copy(old, db)
+        schema.migrate(db, backup=None)
+        # What is left of a batch keeps its number; its key is made anew when it is claimed.
+        db.execute("BEGIN")
+        schema.restore(db)
+        db.execute("COMMIT")
+    return salvaged, lost
+
+
 @contextlib.contextmanager
-def _fresh(path: Path) -> Generator[sqlite3.Connection]:
+def _fresh(path: Path, version: int) -> Generator[sqlite3.Connection]:
     """Make a file with empty tables; it is on the disk at the end. Until then nobody would miss it."""
     create(path)
     db = connect(path, mode="rw")
@@ -77,7 +104,7 @@ def _fresh(path: Path) -> Generator[sqlite3.Connection]:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = MEMORY")
         db.execute("PRAGMA synchronous = OFF")
-        schema.migrate(db, backup=None)
+        schema.migrate(db, backup=None, steps=schema.STEPS[:version])
         yield db
     finally:
         db.close()
@@ -154,20 +181,22 @@ def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | N
     rows, whole = _numbered(old, "outbox", "row", last.get("outbox", 0))
     # A body that does not match its checksum is found when it would be sent.
     saved = sum(_insert(db, "outbox", row) for row in rows.values())
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     for table, key in _NUMBERED:
-        for row in _numbered(old, table, key, last.get(table, 0))[0].values():
-            _insert(db, table, row)
+        if table in there:
+            for row in _numbered(old, table, key, last.get(table, last.get("outbox", 0)))[0].values():
+                _insert(db, table, row)
     for table in _KEYED:
         for row in _both_ends(old, table):
             _insert(db, table, row)
-    # What is left of a batch keeps its number; its key is made anew when it is claimed.
-    schema.restore(db)
     db.execute("DELETE FROM sqlite_sequence")
     db.executemany("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", list(last.items()))
     db.execute("COMMIT")
     counted, counts = _scan(old, "SELECT ifnull(sum(records), 0) FROM totals")
+    if whole:
+        return saved, len(rows) - saved
     there_were = max([len(rows), *(int(str(count)) for (count,) in counted)])
-    return saved, there_were - saved if whole or counts else None
+    return saved, there_were - saved if counts else None
 
 
 def _numbered(old: sqlite3.Connection, table: str, key: str, last: int) -> tuple[dict[object, Row], bool]:

@@ -1,10 +1,10 @@
 """The tables, and the steps from one version of them to the next.
 
 A row is written once and deleted once: going out changes nothing in it. A batch names its rows, and the totals of its
-agent say how far batches reach (`batched`): every waiting row beyond is free. Only what became free again before that is
-marked, as loose. Totals are kept by who changes rows, a call or a batch at a time, so that counting costs the same
-however long the queue is. What every batch touches lies on few pages, since a commit writes whole pages. Row numbers are
-never used twice: they are the order of sending.
+agent say how far batches reach (`batched`): every waiting row beyond is free. Only what became free again before that
+is marked, as loose. Totals are kept by who changes rows, a call or a batch at a time, so that counting costs the same
+however long the queue is. What every batch touches lies on few pages, since a commit writes whole pages. Row numbers
+are never used twice: they are the order of sending.
 """
 
 import json

@@ -77,17 +77,8 @@ class SqliteStore:
         scanned_for: str | None = None,
     ) -> Enqueued:
         """Add records to the agent's queue, in order, in one transaction."""
-
         arrival = outbox.Arrival(agent_id, records, caps, now_ms, scanned_for)
-
-        def work(db: sqlite3.Connection) -> Enqueued:
-            (enqueued,) = outbox.enqueue(db, [arrival])
-            if isinstance(enqueued, QueueFull):
-                raise enqueued
-            point("enqueue.written")
-            return enqueued
-
-        enqueued = await self.engine.run(work, kind=Kind.TAKE)
+        enqueued = await self.engine.run_together(_enqueue, arrival, kind=Kind.TAKE)
         point("enqueue.committed")
         return enqueued
 
@@ -230,3 +221,9 @@ class SqliteStore:
     async def imported(self, mark: str) -> bool:
         """Say whether an import with this mark was done."""
         return await self._read(lambda db: takeover.is_done(db, mark))
+
+
+def _enqueue(db: sqlite3.Connection, arrivals: Sequence[outbox.Arrival]) -> Sequence[Enqueued | QueueFull]:
+    done = outbox.enqueue(db, arrivals)
+    point("enqueue.written")
+    return done

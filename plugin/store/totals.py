@@ -32,6 +32,4 @@ def volume(db: sqlite3.Connection) -> tuple[int, int]:
 
 def reach(db: sqlite3.Connection, agent: str, row: int) -> None:
     """Remember that the agent's batches reach so far."""
-    db.execute(
-        "UPDATE totals SET batched = max(batched, ?) WHERE agent = ? AND state = 'waiting'", (row, agent)
-    )
+    db.execute("UPDATE totals SET batched = max(batched, ?) WHERE agent = ? AND state = 'waiting'", (row, agent))

@@ -33,12 +33,18 @@ def make(folder: Path, form: Path) -> None:
             ).lastrowid
             db.execute("INSERT INTO body VALUES (?, ?, ?)", (row, hashlib.sha256(one.body).digest(), one.body))
         db.execute("DELETE FROM outbox WHERE record = 'gone'")
-        key = hashlib.sha256(json.dumps([AGENT, sorted([n, record(n).fingerprint] for n in BATCHED)], separators=(",", ":")).encode())
-        db.execute("INSERT INTO batch (id, agent, key, first_row, failures) VALUES (7, ?, ?, 2, 1)", (AGENT, key.hexdigest()))
+        key = hashlib.sha256(
+            json.dumps([AGENT, sorted([n, record(n).fingerprint] for n in BATCHED)], separators=(",", ":")).encode()
+        )
+        db.execute(
+            "INSERT INTO batch (id, agent, key, first_row, failures) VALUES (7, ?, ?, 2, 1)", (AGENT, key.hexdigest())
+        )
         db.execute("UPDATE outbox SET batch = 7 WHERE row BETWEEN 2 AND 4")
         db.execute("UPDATE outbox SET state = 'apart', due_ms = ?, reason = '500' WHERE record = 'apart'", (NOW_MS,))
         db.execute("UPDATE outbox SET state = 'dead', reason = 'no', status = 422, answer = '' WHERE record = 'dead'")
-        db.execute("INSERT INTO ledger VALUES (?, 'delivered', ?, NULL, 1)", (PLATFORM, record("delivered").fingerprint))
+        db.execute(
+            "INSERT INTO ledger VALUES (?, 'delivered', ?, NULL, 1)", (PLATFORM, record("delivered").fingerprint)
+        )
         db.execute("INSERT INTO gate VALUES (?, 'ready', NULL, NULL, 0, 5, NULL)", (PLATFORM,))
         db.execute("INSERT INTO history VALUES (9, 'push', ?, NULL, 1, 1, 1)", (AGENT,))
         # What one form's trigger did to what another form's build counted.
@@ -69,7 +75,7 @@ async def test_an_older_file_is_migrated_not_salvaged_and_counts_right(older: Pa
         assert len(await store.history("push")) == 1
         assert (await scan(store, record("delivered"), record("dead"), record("f2"))).known == 3
         assert (await put(store, "fresh")).last_row == 9
-    assert not list(older.glob("agentic-sync.corrupt-*"))
+        assert store.health.set_aside is None
     with closing(sqlite3.connect(older / f"{DB}.backup")) as db:
         assert schema.version_of(db)[1] == 1
         assert db.execute("SELECT count(*) FROM outbox").fetchone() == (7,)
@@ -115,7 +121,11 @@ async def test_an_older_file_that_is_damaged_is_salvaged(older: Path) -> None:
 def test_an_older_file_can_be_read_as_it_is(older: Path) -> None:
     before = (older / DB).read_bytes()
     with closing(file.open_reader(older)) as db:
-        assert [row.record_id for row in outbox.rows(db, state=RowState.WAITING, after=0, limit=9)] == ["f1", *BATCHED, "f2"]
+        assert [row.record_id for row in outbox.rows(db, state=RowState.WAITING, after=0, limit=9)] == [
+            "f1",
+            *BATCHED,
+            "f2",
+        ]
     assert (older / DB).read_bytes() == before
 
 
