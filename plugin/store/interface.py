@@ -253,18 +253,28 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, platform: str, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
-    ) -> Batch | None:
-        """Return the next batch to send, forming and recording it if need be; None when nothing is due.
+        self,
+        platform: str,
+        *,
+        busy: Collection[str],
+        settling: Collection[str] = (),
+        most: int = 1,
+        max_records: int,
+        max_bytes: int,
+        now_ms: int,
+    ) -> tuple[Batch, ...]:
+        """Return the next batches to send, of an agent each and `most` of them; form and record them if need be.
 
-        Agents in `busy` are passed over (their request is in flight). Formed batches come before new ones, oldest
-        first. Those with `failures` >= 3 and suspects that failed come after new ones, fewest failures first, so that
-        each is tried in turn; `Split` is recorded only for later failures. APART rows come last, once due; a time more
-        than 310 s away has come: the clock jumped.
+        Agents in `busy` are passed over (their request is in flight). What came of the last batch of an agent in
+        `settling` is being recorded by a call made before this one: such an agent is passed over, too, unless that call
+        has taken effect.
+        Formed batches come before new ones, oldest first. Those with `failures` >= 3 and suspects that failed come
+        after new ones, fewest failures first, so that each is tried in turn; `Split` is recorded only for later
+        failures. APART rows come last, once due; a time more than 310 s away has come: the clock jumped.
         A batch holds one agent's oldest WAITING rows of one fleet node in row order, at most max_records and max_bytes
         of bodies (one row always fits); it keeps members and key until it is acknowledged, split or dissolved by
         `Dead`/`SetApart`. A body whose sha256 no longer matches becomes a dead letter here and is never sent.
-        On a full disk the batch is returned though it could not be recorded; `record` makes up for it.
+        On a full disk a batch is returned though it could not be recorded; `record` makes up for it.
         """
         ...
 

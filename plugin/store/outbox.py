@@ -9,6 +9,11 @@ from plugin.errors import QueueFull
 from plugin.store import ledger, totals
 from plugin.store.interface import Caps, Enqueued, QueueCounts, QueueRow, Record, RowState
 
+_INSERT = (
+    "INSERT INTO outbox (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
 
 class Arrival(NamedTuple):
     """What one call brings for an agent; `scanned_for` is the platform of scanned work, None of explicit."""
@@ -54,7 +59,7 @@ def _take(intake: "Intake", arrival: Arrival) -> Enqueued | QueueFull:
 
 
 class Intake:
-    """Rows on their way into the outbox: they are looked at and numbered one by one, then written and counted at once."""
+    """Rows on their way into the outbox: looked at and numbered one by one, written and counted at once."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -102,12 +107,7 @@ class Intake:
 
     def write(self) -> None:
         """Write the rows, and count them."""
-        self.db.executemany(
-            "INSERT INTO outbox"
-            " (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            self._rows,
-        )
+        self.db.executemany(_INSERT, self._rows)
         for agent, (records, size) in self._added.items():
             totals.add(self.db, agent, RowState.WAITING, records, size)
 

@@ -89,28 +89,43 @@ class SqliteStore:
         )
 
     async def claim(
-        self, platform: str, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
-    ) -> Batch | None:
-        """Return the next batch to send, forming and recording it if need be."""
+        self,
+        platform: str,
+        *,
+        busy: Collection[str],
+        settling: Collection[str] = (),
+        most: int = 1,
+        max_records: int,
+        max_bytes: int,
+        now_ms: int,
+    ) -> tuple[Batch, ...]:
+        """Return the next batches to send, forming and recording them if need be."""
         del platform  # a batch belongs to the queue, whichever platform it goes to
-        held = frozenset(busy)
 
-        def work(db: sqlite3.Connection) -> Batch | None:
+        def work(db: sqlite3.Connection) -> tuple[Batch, ...]:
             # On a full disk one was sent that is not recorded yet: no other may be formed of its rows.
-            for batch in sent:
-                batches.find(db, batch, unanswered=True)
-            batch = batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
-            if batch is not None:
+            standing = {batch.agent_id for batch in sent if batches.find(db, batch, unanswered=True) is not None}
+            held = {*busy, *(agent for agent in settling if agent in standing or agent not in known)}
+            claimed: list[Batch] = []
+            while len(claimed) < most:
+                batch = batches.claim(db, busy=held, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+                if batch is None:
+                    break
+                claimed.append(batch)
+                held.add(batch.agent_id)
+            if claimed:
                 point("batch.written")
-            return batch
+            return tuple(claimed)
 
         sent = tuple(self._sent.values())
-        batch = await self.engine.run(work, kind=Kind.SEND)
-        if batch is not None:
+        known = frozenset(self._sent)
+        claimed = await self.engine.run(work, kind=Kind.SEND)
+        if claimed:
             point("batch.committed")
-        if batch is not None and not batch.apart:
-            self._sent[batch.agent_id] = replace(batch, bodies=())
-        return batch
+        for batch in claimed:
+            if not batch.apart:
+                self._sent[batch.agent_id] = replace(batch, bodies=())
+        return claimed
 
     async def record(self, batch: Batch, change: BatchChange, *, platform: str, gate: Gate | None, now_ms: int) -> None:
         """Record what an answer did to a batch, and the platform's new gate with it."""

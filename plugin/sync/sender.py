@@ -28,6 +28,7 @@ from plugin.web import Answer
 
 LOOK_S = 30.0
 _MAX_REQUESTS = 2
+_MAX_READY = 2  # claimed ahead, so that no request waits for the disk while others are out
 _MAX_FLIGHTS = 4  # answered ones included, until their answers are recorded
 _STORE_STEPS_S = (1.0, 5.0)
 _LEAST_WAIT_S = 0.05  # a row that fell due while it was looked at
@@ -57,6 +58,7 @@ class Sender:
         self._lane = _Lane(platform)
         self._flights: dict[str, asyncio.Task[None]] = {}
         self._unanswered: set[str] = set()  # the agents of those flights whose requests are out
+        self._ready: list[Batch] = []  # claimed and not sent; whatever is forgotten here is claimed again
         self._lost_agent: str | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -194,19 +196,37 @@ class Sender:
         gate = await self._load(lane)
         while True:
             hold_s = self._hold_s(lane, gate)
-            if hold_s > 0:
+            if hold_s > 0 and not gate.open:
+                # Batches are formed and stay, but which goes next will be another question then.
+                self._ready.clear()
+            while hold_s == 0 and (batch := self._next()) is not None:
+                token = lane.platform.token()
+                if token is None:
+                    return 0.0
+                self._launch(group, lane, gate, batch, token)
+                hold_s = self._hold_s(lane, gate)
+            if self._ready:
+                return hold_s or LONGEST_WAIT_S
+            if hold_s > 0 and not self._may_claim_ahead(lane, gate):
                 return hold_s
-            batch = await self._claim(lane.platform.url, gate)
+            claimed = await self._claim(lane.platform.url, gate)
             if lane is not self._lane:
+                self._ready.clear()
                 return 0.0
-            if batch is None:
-                return await self._idle_s()
-            # The gate may have closed while the store was asked; the batch is formed and stays.
-            hold_s = self._hold_s(lane, gate)
-            token = lane.platform.token()
-            if hold_s > 0 or token is None:
-                return hold_s
-            self._launch(group, lane, gate, batch, token)
+            self._ready += claimed
+            if not claimed:
+                return hold_s or await self._idle_s()
+
+    def _next(self) -> Batch | None:
+        """Take the first ready batch whose agent has no request under way; the last one's answer may be recorded."""
+        for place, batch in enumerate(self._ready):
+            if batch.agent_id not in self._flights:
+                return self._ready.pop(place)
+        return None
+
+    def _may_claim_ahead(self, lane: _Lane, gate: LiveGate) -> bool:
+        """Whether nothing but the requests that are out keeps another from going."""
+        return self._sync.enabled and gate.open and lane.prober is None and bool(self._unanswered)
 
     async def _load(self, lane: _Lane) -> LiveGate:
         """Return the lane's gate, as the store kept it when nobody asked before."""
@@ -237,21 +257,23 @@ class Sender:
             if token is not None and token != lane.token:
                 lane.gate.hurry()
 
-    async def _claim(self, url: str, gate: LiveGate) -> Batch | None:
-        busy = set(self._flights)
+    async def _claim(self, url: str, gate: LiveGate) -> tuple[Batch, ...]:
         if not gate.open and self._lost_agent is not None:
             # What made the last request fail may be in that batch: another agent's is the better probe.
-            batch = await self._claim_for(url, gate, busy | {self._lost_agent})
-            if batch is not None:
-                return batch
-        return await self._claim_for(url, gate, busy)
+            batches = await self._claim_for(url, gate, {self._lost_agent})
+            if batches:
+                return batches
+        return await self._claim_for(url, gate, set())
 
-    async def _claim_for(self, url: str, gate: LiveGate, busy: set[str]) -> Batch | None:
+    async def _claim_for(self, url: str, gate: LiveGate, shunned: set[str]) -> tuple[Batch, ...]:
         most = self._sync.batch_bytes
         learned = gate.gate.max_bytes
+        busy = self._unanswered | {batch.agent_id for batch in self._ready} | shunned
         return await self._store.claim(
             url,
             busy=busy,
+            settling=set(self._flights) - busy,
+            most=_MAX_READY if gate.open else 1,
             max_records=self._sync.batch_records,
             max_bytes=most if learned is None else min(most, learned),
             now_ms=self._now_ms(),

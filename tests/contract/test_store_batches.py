@@ -1,5 +1,6 @@
 """Which batch a store hands out next, and what an answer does to it: any engine must pass."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -355,3 +356,25 @@ async def test_a_gate_is_remembered_for_each_platform(open_engine: OpenStore, tm
     assert await store.gate(PLATFORM) == gate
     assert await store.gate("https://else.example") == Gate()
     await store.close()
+
+
+async def test_several_batches_are_of_an_agent_each(store: Store) -> None:
+    for agent in ("one", "two", "three"):
+        await put(store, f"{agent}1", f"{agent}2", agent=agent)
+    found = await store.claim(PLATFORM, busy=["one"], most=5, max_records=1, max_bytes=1000, now_ms=NOW_MS)
+    assert [batch.record_ids for batch in found] == [("two1",), ("three1",)]
+
+
+async def test_an_agent_that_settles_is_passed_over_unless_its_last_batch_is_gone(store: Store) -> None:
+    await put(store, "a", "b")
+
+    async def answered(change: BatchChange) -> list[tuple[str, ...]]:
+        batch = await take(store, max_records=1)
+        _, found = await asyncio.gather(
+            store.record(batch, change, platform=PLATFORM, gate=None, now_ms=NOW_MS),
+            store.claim(PLATFORM, busy=(), settling=[AGENT], max_records=1, max_bytes=1000, now_ms=NOW_MS),
+        )
+        return [batch.record_ids for batch in found]
+
+    assert await answered(Failed(counts=True)) == []
+    assert await answered(Acknowledged(synced=1, payload_bytes=1)) == [("b",)]

@@ -223,7 +223,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.answered(batch, how)
 
     def next_batch(self, busy: set[str], most: int) -> Batch | None:
-        found = self.run(self.store.claim(PLATFORM, busy=busy, max_records=most, max_bytes=1000, now_ms=self.now_ms))
+        claimed = self.run(self.store.claim(PLATFORM, busy=busy, max_records=most, max_bytes=1000, now_ms=self.now_ms))
+        found = claimed[0] if claimed else None
         self.expect(found, busy, most)
         if found is not None:
             assert found.bodies == tuple(self.model.rows[number].body for number in found.rows)

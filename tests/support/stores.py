@@ -79,7 +79,8 @@ async def claim(
     store: Store, *busy: str, max_records: int = 50, max_bytes: int = 1024 * 1024, now_ms: int = NOW_MS
 ) -> Batch | None:
     """Ask for the next batch."""
-    return await store.claim(PLATFORM, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+    found = await store.claim(PLATFORM, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms)
+    return found[0] if found else None
 
 
 async def take(store: Store, *busy: str, max_records: int = 50, now_ms: int = NOW_MS) -> Batch:

@@ -465,15 +465,29 @@ class HeldStore(TroubledStore):
         self.go = asyncio.Event()
 
     async def claim(
-        self, platform: str, *, busy: Collection[str], max_records: int, max_bytes: int, now_ms: int
-    ) -> Batch | None:
-        batch = await self._store.claim(
-            platform, busy=busy, max_records=max_records, max_bytes=max_bytes, now_ms=now_ms
+        self,
+        platform: str,
+        *,
+        busy: Collection[str],
+        settling: Collection[str],
+        most: int,
+        max_records: int,
+        max_bytes: int,
+        now_ms: int,
+    ) -> tuple[Batch, ...]:
+        found = await self._store.claim(
+            platform,
+            busy=busy,
+            settling=settling,
+            most=most,
+            max_records=max_records,
+            max_bytes=max_bytes,
+            now_ms=now_ms,
         )
-        if batch is not None and batch.agent_id == "slow":
+        if any(batch.agent_id == "slow" for batch in found):
             self.asked.set()
             await self.go.wait()
-        return batch
+        return found
 
 
 async def test_a_gate_that_closes_while_the_store_is_asked_stays_closed(tmp_path: Path) -> None:
