@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from plugin.store.interface import Caps, StoreState
 from plugin.store.keeper import Keeper
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.crash import child, leave_open
-from tests.support.stores import NOW_MS, PATIENCE_S, opened, put, record, waiting
+from tests.support.stores import NOW_MS, PATIENCE_S, PLATFORM, acknowledge, opened, put, record, waiting
 
 
 @asynccontextmanager
@@ -67,6 +68,34 @@ async def test_a_thousand_callers_at_once_wait_for_five_commits(tmp_path: Path) 
         assert store.engine.commits - before <= 5
     finally:
         await store.close()
+
+
+async def test_what_came_of_batches_and_the_next_ones_take_one_commit(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        for agent in ("one", "two"):
+            await put(store, f"{agent}1", f"{agent}2", agent=agent)
+        claim_two = partial(store.claim, PLATFORM, busy=(), most=2, max_records=1, max_bytes=1000, now_ms=NOW_MS)
+        sent = await claim_two()
+        before = store.engine.commits
+        async with held_up(store):
+            calls = [asyncio.create_task(acknowledge(store, batch)) for batch in sent]
+            await asyncio.sleep(0)
+            following = asyncio.create_task(claim_two(settling=["one", "two"]))
+        await asyncio.gather(*calls)
+        assert [batch.record_ids for batch in await following] == [("one2",), ("two2",)]
+        assert store.engine.commits - before == 1
+
+
+async def test_one_of_many_calls_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        async with held_up(store):
+            calls = [asyncio.create_task(put(store, name)) for name in ("a", "\ud800", "b")]
+            full = asyncio.create_task(put(store, "c", caps=Caps(records=1, bytes=1000)))
+        _, broken, _, refused = await asyncio.gather(*calls, full, return_exceptions=True)
+        assert isinstance(broken, UnicodeEncodeError)
+        assert isinstance(refused, QueueFull)
+        assert await waiting(store) == ["a", "b"]
+        assert (await store.counts()).queued == 2
 
 
 async def test_a_caller_alone_gets_a_commit_of_its_own(tmp_path: Path) -> None:
