@@ -18,8 +18,12 @@ IN_FLIGHT = 2
 AGENTS = ("aider", "claude", "codex", "gemini")  # each one's requests go one after the other
 PLUGIN, FLOOR = "agentic-sync", "aiohttp, the POSTs alone"
 WHY = (
-    "For each request SQLite changes some forty pages for good and syncs once; that and the HTTP client take several "
-    "times what a POST alone takes."
+    "A request of 50 records takes about 0.95 ms of processor time. Reading them, checking each body and making "
+    "the key: 0.2 ms. Moving them from the outbox to the ledger, four trees for each record: 0.2 ms. Its share of "
+    "a commit, which writes about 28 pages and syncs, for three batches in two: 0.2 ms. The HTTP client, the "
+    "decision and the turns of two threads: 0.35 ms, where the POST alone takes 0.1 ms. Half the rate would leave "
+    "0.8 ms: the client would have to cost what the POST costs, or records would have to leave the outbox later "
+    "than their acknowledgement, in bulk."
 )
 LONGEST_S = 300.0
 

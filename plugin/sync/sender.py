@@ -1,8 +1,8 @@
 """Sends what the outbox holds: one loop that sleeps until something is due, and the requests in flight.
 
 At most two requests are in flight, one per agent, so each agent's order is kept: an agent's next batch is not claimed
-before the answer to its last is recorded. Other agents need not wait for that: their claims and that record are often
-one commit. What an answer does is decided in
+before what came of its last is recorded, at the earliest in the same commit. While both are out the next two are
+claimed ahead, so that no request waits for the disk, and one commit does for two. What an answer does is decided in
 `plugin/sync/outcome.py`; here it is only asked for, obeyed and recorded. A request that a stop cut off is no failure:
 nothing is recorded of it, and its batch goes out again with the same key.
 """
