@@ -378,3 +378,14 @@ async def test_an_agent_that_settles_is_passed_over_unless_its_last_batch_is_gon
 
     assert await answered(Failed(counts=True)) == []
     assert await answered(Acknowledged(synced=1, payload_bytes=1)) == [("b",)]
+
+
+async def test_what_a_late_acknowledgement_leaves_of_another_batch_goes_out(store: Store) -> None:
+    await put(store, "a")
+    late = await take(store)
+    await store.record(late, REFUSED, platform=PLATFORM, gate=None, now_ms=NOW_MS)
+    await store.retry_dead(None, now_ms=NOW_MS)
+    await put(store, "b")
+    assert (await take(store)).record_ids == ("a", "b")
+    await acknowledge(store, late)
+    assert (await take(store)).record_ids == ("b",)

@@ -217,6 +217,31 @@ class OutboxMachine(RuleBasedStateMachine):
         while (found := self.next_batch(set(), most)) is not None:
             self.answered(found, Acknowledged(synced=len(found.rows), payload_bytes=1))
 
+    @rule(most=MOST)
+    def pipeline(self, most: int) -> None:
+        """Ask for the next batch while what came of the last one is being recorded."""
+        found = self.next_batch(set(), most)
+        while found is not None and not found.apart:
+            done = Acknowledged(synced=len(found.rows), payload_bytes=1)
+            following = self.run(self.both(found, done, most))
+            self.deliver(found)
+            self.expect(following, set(), most)
+            found = following
+
+    async def both(self, batch: Batch, change: BatchChange, most: int) -> Batch | None:
+        _, claimed = await asyncio.gather(
+            self.store.record(batch, change, platform=PLATFORM, gate=None, now_ms=self.now_ms),
+            self.store.claim(
+                PLATFORM,
+                busy=(),
+                settling=[batch.agent_id],
+                max_records=most,
+                max_bytes=1000,
+                now_ms=self.now_ms,
+            ),
+        )
+        return claimed[0] if claimed else None
+
     @rule(batch=claimed, how=ANSWERS)
     def answer(self, batch: Batch, how: BatchChange) -> None:
         """Answer at any time what was sent at any time."""
