@@ -2,7 +2,7 @@
 
 Elsewhere: what each failure is called, deadlines, sizes, certificates and proxies (tests/plugin/test_web_*.py); what
 each answer means (tests/plugin/sync/test_outcome.py, tests/plugin/presence/test_outcome.py); when what is tried again,
-with 413 and poison records (tests/plugin/sync/test_sender.py, tests/plugin/sync/test_go_faults.py); tokens that rotate
+with 413 and poison records (tests/plugin/sync/test_sender*.py, tests/plugin/sync/test_go_faults.py); tokens that rotate
 and guilds that move or lose rows (tests/plugin/presence/test_fabric.py, tests/plugin/presence/test_guild.py).
 """
 

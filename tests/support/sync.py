@@ -22,6 +22,7 @@ from plugin.sync.service import SyncService
 from tests.support.clock import FakeClock, settle
 
 TOKEN = "loopback-token"
+STEP = 1.21  # a step of the back-off with the most that jitter adds
 PATIENCE_S = 20.0
 
 
