@@ -147,10 +147,10 @@ async def _initialized(_context: Context, _params: Nothing) -> None:
 
 def method_table(handlers: Handlers) -> MethodTable:
     """List every method that the plugin serves, bound to what does it."""
-    return MethodTable([*_lifecycle(handlers), *_sync(handlers), *_presence(handlers)])
+    return MethodTable([*_begin(handlers), *_about(handlers), *_end(handlers), *_sync(handlers), *_presence(handlers)])
 
 
-def _lifecycle(handlers: Handlers) -> list[Method[Any]]:
+def _begin(handlers: Handlers) -> list[Method[Any]]:
     return [
         Method(
             name="initialize",
@@ -176,6 +176,11 @@ def _lifecycle(handlers: Handlers) -> list[Method[Any]]:
             title="Configure",
             description="Replace the whole configuration that the host gave before, without losing state.",
         ),
+    ]
+
+
+def _about(handlers: Handlers) -> list[Method[Any]]:
+    return [
         Method(
             name="ping",
             handler=_ping,
@@ -193,6 +198,11 @@ def _lifecycle(handlers: Handlers) -> list[Method[Any]]:
             title="Discover",
             description="Describe every method as an OpenRPC document.",
         ),
+    ]
+
+
+def _end(handlers: Handlers) -> list[Method[Any]]:
+    return [
         Method(
             name="shutdown",
             handler=handlers.shutdown,

@@ -66,20 +66,7 @@ class Presence:
         self._leaving = False
         self._left = asyncio.Event()
         self._sent = self._failed = 0
-        center = Center(
-            lambda: self._around.fabric, settled=self._settled, troubles=self._troubles, clock=clock, rng=rng
-        )
-        self._around = Surroundings(
-            fabric=open_fabric(config.fabric, config.presence),
-            presence=config.presence,
-            agents={},
-            center=center,
-            troubles=self._troubles,
-            clock=clock,
-            rng=rng,
-            judged=self._judged,
-            forgotten=self._forgotten,
-        )
+        self._around = self._surround(config, rng)
         self._roster = Roster(self._around, environ, opened=self._start)
         self._watch = Watch(
             agents,
@@ -91,6 +78,22 @@ class Presence:
             rng=rng,
         )
         self._apply()
+
+    def _surround(self, config: Config, rng: random.Random) -> Surroundings:
+        center = Center(
+            lambda: self._around.fabric, settled=self._settled, troubles=self._troubles, clock=self._clock, rng=rng
+        )
+        return Surroundings(
+            fabric=self._open_fabric(config.fabric, config.presence),
+            presence=config.presence,
+            agents={},
+            center=center,
+            troubles=self._troubles,
+            clock=self._clock,
+            rng=rng,
+            judged=self._judged,
+            forgotten=self._forgotten,
+        )
 
     async def run(self) -> None:
         """Work until `leave` has ended, or until cancelled; then every connection is closed."""

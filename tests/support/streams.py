@@ -1,6 +1,7 @@
 """A byte stream in memory, with the bounds and the endings of a real one."""
 
 import asyncio
+import os
 
 from protocol.errors import StreamClosed
 
@@ -63,3 +64,12 @@ def memory_pair(limit_bytes: int = CHUNK_BYTES) -> tuple[MemoryStream, MemoryStr
     """Return two connected ends; each direction holds `limit_bytes` and one write more, then the writer waits."""
     there, back = Pipe(limit_bytes), Pipe(limit_bytes)
     return MemoryStream(back, there), MemoryStream(there, back)
+
+
+def is_open(fd: int) -> bool:
+    """Return whether a descriptor is open."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
