@@ -1,12 +1,13 @@
 """From the first byte to the last deadline, with the plugin as a real process and real servers."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -169,13 +170,33 @@ async def test_end_of_input_with_work_in_flight_ends_in_time_with_nothing_lost(f
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_sigterm_and_sighup_set_presence_offline_and_exit_cleanly(fleet: Fleet, number: signal.Signals) -> None:
-    host = fleet.host()
-    await host.start()
-    await fleet.wait_shown("codex", "idle")
-    host.process.send_signal(number)
-    assert await host.process.wait() == 0
-    await host.kill()
+    with hang_ups(signal.SIG_DFL):
+        async with fleet.host() as host:
+            await fleet.wait_shown("codex", "idle")
+            host.process.send_signal(number)
+            assert await host.process.wait() == 0
     assert fleet.guilds[0].presence == {"user-codex": "offline"}
+
+
+async def test_under_nohup_it_does_not_end_with_its_terminal(fleet: Fleet) -> None:
+    with hang_ups(signal.SIG_IGN):
+        async with fleet.host() as host:
+            await fleet.wait_shown("codex", "idle")
+            host.process.send_signal(signal.SIGHUP)
+            await host.set_state("codex", "busy")
+            await fleet.wait_shown("codex", "busy")
+            host.process.send_signal(signal.SIGTERM)
+            assert await host.process.wait() == 0
+
+
+@contextlib.contextmanager
+def hang_ups(meaning: signal.Handlers) -> Generator[None]:
+    """Have processes that are launched meanwhile inherit what SIGHUP does, whatever these tests run under."""
+    before = signal.signal(signal.SIGHUP, meaning)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_shutdown_with_work_in_flight_answers_it_and_records_it(fleet: Fleet) -> None:
