@@ -93,12 +93,6 @@ def records(numbers: Sequence[int]) -> list[Record]:
     return [make_record(work(number)) for number in numbers]
 
 
-def cpu_s(pid: int) -> float:
-    """Return what processor time a process has used; in steps of 10 ms, and on Linux alone."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def fill(host: LoopbackHost, agents: Sequence[str], count: int, *, start: int = 0) -> None:
     """Queue so many pieces of work for agents in turn, 500 a call."""
     for first in range(start, start + count, 500):

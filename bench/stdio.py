@@ -15,6 +15,8 @@ from typing import Final, Self
 
 import msgspec
 
+from bench.process import cpu_s
+
 IN_FLIGHT: Final = 64
 _ANSWER: Final = b'"id":'  # once in each answer, and in nothing else that comes
 _READ_BYTES: Final = 1024 * 1024
@@ -80,7 +82,7 @@ class Running:
 
     def cpu_s(self) -> float:
         """Return the processor seconds that all of its threads have taken."""
-        return time.clock_gettime((~self._process.pid) << 3 | 2)  # Linux's clock of another process
+        return cpu_s(self._process.pid)
 
     def load(self, bursts: int) -> float:
         """Send so many bursts, each once the one before is answered; return the processor seconds of a request."""

@@ -8,8 +8,9 @@ from typing import cast
 import aiohttp
 
 from bench.platform import TOKEN
+from bench.process import cpu_s
 from bench.race import race
-from bench.stage import config, cpu_s, fill, folder, launched, records, serving
+from bench.stage import config, fill, folder, launched, records, serving
 from bench.values import Figure, Table, at_least, ratio
 
 RECORDS = 20_000

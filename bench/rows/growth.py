@@ -1,13 +1,13 @@
 """What one more costs when there are many already: records in the queue, workspaces on the disk, messages in flight."""
 
-import importlib.util
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, cast
 
+from bench.process import cpu_s
 from bench.race import race
 from bench.rows.enqueue import over_wire, queues, rate, rewritten
-from bench.stage import cpu_s, folder, launched
+from bench.rows.growth_presence import presence_curves
+from bench.stage import folder, launched
 from bench.values import Curve, Figure, Goal, Table, at_most
 from bench.workspaces import go_ms, write
 from plugin.sync.scan import Scanner
@@ -18,22 +18,14 @@ GO_WORKSPACES = 10_000  # more would take minutes
 IN_FLIGHT = (1, 10, 100, 1_000)
 ENQUEUES = 200
 REQUESTS = 5_000
-PRESENCE = "bench.rows.growth_presence"
 OURS, GO = "agentic-sync", "the Go way"
 
 Point = Callable[[], Awaitable[float]]
 
 
-class _Presence(Protocol):
-    async def presence_curves(self, runs: int) -> list[Table]: ...
-
-
 async def measure(runs: int) -> list[Table]:
     """Measure all curves."""
-    tables = [await _queued(runs), await _workspaces(runs), await _in_flight(runs)]
-    if importlib.util.find_spec(PRESENCE) is not None:
-        tables += await cast("_Presence", importlib.import_module(PRESENCE)).presence_curves(runs)
-    return tables
+    return [await _queued(runs), await _workspaces(runs), await _in_flight(runs), *await presence_curves(runs)]
 
 
 async def _queued(runs: int) -> Table:
