@@ -52,6 +52,7 @@ class Keeper:
         self.reader: sqlite3.Connection | None = None
         self.dirty = False  # something was written since the last checkpoint
         self._folder = folder
+        self._path = folder / file.NAME  # looked at with every commit: too dear to be put together each time
         self._clock = clock
         self._is_remote = is_remote
         self._lock = Lock(folder / "state.lock")
@@ -148,19 +149,18 @@ class Keeper:
         finished = recovery.finish(self._folder, now=self._clock.now())
         if finished is not None:
             self._well = _report("a salvage was cut off and has been carried on", finished)
-        path = self._folder / file.NAME
         before = self._lock.owner()
         remote = self._is_remote(self._folder)
         try:
             if recovery.has_leftovers(self._folder):
-                raise file.Damaged(f"{path} is gone or empty, but its log is there")  # noqa: TRY301 - one way to mend
-            missing = file.create(path)
+                raise file.Damaged(f"{self._path} is gone or empty, but its log is there")  # noqa: TRY301 - one way to mend
+            missing = file.create(self._path)
             writer = file.open_writer(self._folder, remote=remote, made=before.made and not missing)
         except file.Damaged as damaged:
             writer = self._mend(damaged, remote=remote)
         else:
             if missing and before.made:
-                self._well = _report(f"{path} was gone: what was queued in it is lost", None)
+                self._well = _report(f"{self._path} was gone: what was queued in it is lost", None)
         if not before.made:
             self._sign(made=True)
         if remote:
@@ -234,7 +234,7 @@ class Keeper:
     def _covered(self) -> bool:
         try:
             growth = self._growth()
-            return self._reserve.covers(growth) and file.may_grow(self._folder / file.NAME, growth)
+            return self._reserve.covers(growth) and file.may_grow(self._path, growth)
         except (OSError, sqlite3.Error):
             return False
 
@@ -243,7 +243,7 @@ class Keeper:
         if self.writer is None:
             return 0
         (pages,) = self.writer.execute("PRAGMA page_count").fetchone()
-        return max(0, int(pages) * file.PAGE_BYTES - file.size_of(self._folder / file.NAME))
+        return max(0, int(pages) * file.PAGE_BYTES - file.size_of(self._path))
 
     def failed(self, error: sqlite3.Error, *, final: bool, drains: bool) -> bool:
         """Take notice of an error; unless it is `final`, mend what can be, and return whether to try once more.
@@ -263,7 +263,7 @@ class Keeper:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
-        damaged = file.Damaged(f"{self._folder / file.NAME} is damaged ({error})")
+        damaged = file.Damaged(f"{self._path} is damaged ({error})")
         try:
             self._adopt(self._mend(damaged, remote=self._is_remote(self._folder)))
         except (file.Damaged, file.Newer, OSError, sqlite3.Error) as problem:
