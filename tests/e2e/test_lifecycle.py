@@ -1,13 +1,12 @@
 """From the first byte to the last deadline, with the plugin as a real process and real servers."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,7 @@ from plugin.loopback.faults import Delay, Hang
 from protocol.errors import RpcError
 from protocol.framing import Framing
 from tests.support.fleet import TOKEN, Fleet, dispatch, environment, field, fleet_on_loopback
+from tests.support.signals import inherited
 
 SERVE = [sys.executable, "-m", "plugin", "serve"]
 HARD_LIMIT_S = 1.5 + 1.0 + 5.0  # the deadline, the watchdog's second, and room for a busy machine
@@ -170,7 +170,7 @@ async def test_end_of_input_with_work_in_flight_ends_in_time_with_nothing_lost(f
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_sigterm_and_sighup_set_presence_offline_and_exit_cleanly(fleet: Fleet, number: signal.Signals) -> None:
-    with hang_ups(signal.SIG_DFL):
+    with inherited(number, signal.SIG_DFL):
         async with fleet.host() as host:
             await fleet.wait_shown("codex", "idle")
             host.process.send_signal(number)
@@ -179,7 +179,7 @@ async def test_sigterm_and_sighup_set_presence_offline_and_exit_cleanly(fleet: F
 
 
 async def test_under_nohup_it_does_not_end_with_its_terminal(fleet: Fleet) -> None:
-    with hang_ups(signal.SIG_IGN):
+    with inherited(signal.SIGHUP, signal.SIG_IGN):
         async with fleet.host() as host:
             await fleet.wait_shown("codex", "idle")
             host.process.send_signal(signal.SIGHUP)
@@ -187,16 +187,6 @@ async def test_under_nohup_it_does_not_end_with_its_terminal(fleet: Fleet) -> No
             await fleet.wait_shown("codex", "busy")
             host.process.send_signal(signal.SIGTERM)
             assert await host.process.wait() == 0
-
-
-@contextlib.contextmanager
-def hang_ups(meaning: signal.Handlers) -> Generator[None]:
-    """Have processes that are launched meanwhile inherit what SIGHUP does, whatever these tests run under."""
-    before = signal.signal(signal.SIGHUP, meaning)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 async def test_shutdown_with_work_in_flight_answers_it_and_records_it(fleet: Fleet) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from plugin import __version__
 from tests.support.fleet import Fleet, dispatch, environment, fleet_on_loopback
+from tests.support.signals import inherited
 
 ROOT = Path(__file__).parents[3]
 
@@ -158,13 +159,14 @@ async def test_the_demo_shows_the_whole_job_ends_by_itself_and_leaves_nothing_be
 async def test_ctrl_c_ends_the_demo_without_a_traceback_and_leaves_nothing_behind(tmp_path: Path) -> None:
     work = tmp_path / "tmp"
     work.mkdir()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "plugin", "demo"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(tmp_path, TMPDIR=str(work)),
-        cwd=ROOT,
-    )
+    with inherited(signal.SIGINT, signal.SIG_DFL):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-u", "-m", "plugin", "demo"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(tmp_path, TMPDIR=str(work)),
+            cwd=ROOT,
+        )
     assert process.stdout is not None
     async with asyncio.timeout(50):
         await process.stdout.readline()
@@ -180,13 +182,14 @@ def ping(number: int) -> bytes:
 
 
 async def serving(folder: Path, stdin: int) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "plugin", "serve"),
-        stdin=stdin,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment(folder),
-        cwd=ROOT,
-    )
+    with inherited(signal.SIGINT, signal.SIG_DFL):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "plugin", "serve"),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(folder),
+            cwd=ROOT,
+        )
     assert process.stdout is not None
     return process, process.stdout
 
