@@ -60,7 +60,7 @@ def _bar(figure: Figure, y: float, end: float, low: float, high: float) -> Itera
 
 def _lines(table: Table) -> Iterator[str]:
     xs = sorted({x for curve in table.curves for x, _ in curve.points})
-    high = max(y for curve in table.curves for _, y in curve.points) * 1.1 or 1.0
+    high = 4 * _step(max(y for curve in table.curves for _, y in curve.points) / 4)
     left, right, bottom = 80, WIDTH - 20, TOP + HEIGHT
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -77,6 +77,14 @@ def _lines(table: Table) -> Iterator[str]:
     yield _text(left, bottom + 36, table.unit)
     for number, (curve, colour) in enumerate(zip(table.curves, LINES, strict=False)):
         yield from _curve(curve, [at(x, y) for x, y in curve.points], colour, left + 190 * number, bottom + 56)
+
+
+def _step(least: float) -> float:
+    """Return the next round number, by which an axis is divided."""
+    if least <= 0:
+        return 1.0
+    power: float = 10.0 ** math.floor(math.log10(least))
+    return next(part * power for part in (1, 2, 2.5, 5, 10) if part * power >= least)
 
 
 def _curve(curve: Curve, places: Sequence[tuple[float, float]], colour: str, x: float, y: float) -> Iterator[str]:
