@@ -40,8 +40,18 @@ def outcome(goal: Goal) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Return all tables as Markdown."""
-    return "\n".join(line for table in tables for line in _section(table))
+    """Return all tables as Markdown, and before them which goals are met."""
+    return "\n".join([*_summary(tables), *(line for table in tables for line in _section(table))])
+
+
+def _summary(tables: Sequence[Table]) -> Iterator[str]:
+    goals = [(table.row, goal) for table in tables for goal in table.goals]
+    yield f"{sum(goal.met for _, goal in goals)} of {len(goals)} goals are met.\n"
+    yield "| row | what | found | goal | |\n|---|---|---:|---|---|"
+    for row, goal in goals:
+        met = "met" if goal.met else "**missed**"
+        yield f"| {row} | {goal.what.rstrip(':')} | {amount(goal.value)} | {goal.bound} {amount(goal.limit)} | {met} |"
+    yield ""
 
 
 def _section(table: Table) -> Iterator[str]:
