@@ -35,9 +35,12 @@ class Follower:
         self._gone = False
         self._failing = False
 
-    async def run(self) -> None:
-        """Follow until cancelled; the folder must be this process's."""
+    def begin(self) -> None:
+        """Take notice that the folder is this process's: whatever comes, its queue is written at the end."""
         self._begun = True
+
+    async def run(self) -> None:
+        """Follow until cancelled, once begun."""
         while True:
             changed = self._sender.changed
             await self.update()
@@ -45,7 +48,7 @@ class Follower:
             await self._clock.sleep(_LEAST_WAIT_S)
 
     async def finish(self) -> None:
-        """Write the queue once more at the end, if this process came to follow it."""
+        """Write the queue once more at the end, if the folder was this process's."""
         if self._begun:
             await self.update()
 

@@ -52,6 +52,7 @@ class SyncService:
 
     async def _aside(self) -> None:
         await self._store.wait_ready()
+        self._follower.begin()
         await self._take_over()
         await self._follower.run()
 
