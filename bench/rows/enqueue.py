@@ -27,8 +27,10 @@ WIRE = "agentic-sync, the whole call over the wire"
 STORE = "agentic-sync, the store's enqueue"
 FLOOR = "append + fdatasync"
 WHY_ALONE = (
-    "A commit writes about six pages to the log, and the call goes to the writer's thread and back: together that "
-    "is about as long as a sync of a fast disk, and counts less where a sync takes longer."
+    "Where append and sync take 120 µs, an enqueue takes 260: the commit 125, since it syncs as well, its statements "
+    "27, the way to the writer's thread and back 24; the rest is most likely the waking of threads that slept while "
+    "the disk worked. A caller that blocked the event loop meanwhile would reach about 0.8, and everything else would "
+    "wait for it."
 )
 WHY_TOGETHER = (
     "A call takes about 22 µs of processor time: 6 for the row and its two indexes, 5 for its share of the commit, "
