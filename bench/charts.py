@@ -10,7 +10,7 @@ from bench.values import Curve, Figure, Table
 PLUGIN = "agentic-sync"
 OURS, THEIRS, INK, RULE = "#0e7490", "#94a3b8", "#334155", "#e2e8f0"
 LINES = (OURS, "#b45309", "#6d28d9", "#15803d", "#be123c")
-WIDTH, LEFT, RIGHT, TOP = 760, 250, 90, 40
+WIDTH, LEFT, RIGHT, TOP = 760, 290, 90, 40
 BAR = 28
 HEIGHT = 260  # of the area in which lines are drawn
 LOG_FROM = 30.0  # bars further apart than this are drawn on a logarithmic axis
@@ -84,7 +84,7 @@ def _step(least: float) -> float:
     if least <= 0:
         return 1.0
     power: float = 10.0 ** math.floor(math.log10(least))
-    return next(part * power for part in (1, 2, 2.5, 5, 10) if part * power >= least)
+    return next(part * power for part in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10) if part * power >= least)
 
 
 def _curve(curve: Curve, places: Sequence[tuple[float, float]], colour: str, x: float, y: float) -> Iterator[str]:
