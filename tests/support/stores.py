@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from plugin.clock import Clock, SystemClock
+from plugin.store import outbox
 from plugin.store.interface import Acknowledged, Batch, Caps, Enqueued, Gate, Record, Store
 from plugin.store.sqlite import SqliteStore, open_store
 
@@ -99,3 +101,11 @@ async def acknowledge(store: Store, batch: Batch, *, gate: Gate | None = None, n
 async def waiting(store: Store) -> list[str]:
     """The ids of all rows, in order."""
     return [row.record_id for row in await store.rows()]
+
+
+def fill(db: sqlite3.Connection, megabytes: int) -> None:
+    """Queue so many records of a mebibyte each, in a transaction."""
+    intake = outbox.Intake(db)
+    for _ in range(megabytes):
+        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
+    intake.write()

@@ -6,7 +6,7 @@ import errno
 import sqlite3
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreInUse, StoreUnavailable
-from plugin.store import diagnosis, file, keeper, outbox, recovery
+from plugin.store import diagnosis, file, keeper, recovery
 from plugin.store.engine import Engine, Kind
-from plugin.store.interface import Record, StoreState
+from plugin.store.interface import StoreState
 from plugin.store.keeper import Keeper
 from plugin.store.sqlite import SqliteStore, open_store
 from tests.support.clock import FakeClock
-from tests.support.stores import NOW_MS, PATIENCE_S, opened, put, take, waiting
+from tests.support.stores import PATIENCE_S, fill, opened, put, take, waiting
 
 
 def failing_with(name: str) -> Callable[[sqlite3.Connection], None]:
@@ -134,22 +134,6 @@ async def test_damage_that_comes_back_at_once_is_told_not_mended_for_ever(tmp_pa
         await fail_with(store, "SQLITE_CORRUPT")
         assert len(places(tmp_path)) == 1
         assert await waiting(store) == ["a"]
-
-
-@pytest.fixture
-def idle(tmp_path: Path) -> Generator[Keeper]:
-    """A keeper that this thread looks after itself."""
-    one = Keeper(tmp_path, clock=FakeClock())
-    one.attend()
-    yield one
-    one.close()
-
-
-def fill(db: sqlite3.Connection, megabytes: int) -> None:
-    intake = outbox.Intake(db)
-    for _ in range(megabytes):
-        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
-    intake.write()
 
 
 def test_in_a_pause_the_room_of_what_left_is_given_back_a_part_at_a_time(idle: Keeper, tmp_path: Path) -> None:

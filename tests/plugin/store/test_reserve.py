@@ -4,21 +4,21 @@ import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from plugin.clock import SystemClock
 from plugin.errors import StoreUnavailable
-from plugin.store import file, outbox, reserve
+from plugin.store import file, reserve
 from plugin.store.engine import Engine, Kind
-from plugin.store.interface import Enqueued, Record, StoreState
+from plugin.store.interface import Enqueued, StoreState
 from plugin.store.keeper import LEAN_CHECKPOINT_PAGES, LEAN_REST_S, Keeper
 from plugin.store.reserve import LEAST_BYTES, MARGIN_BYTES, STEP_BYTES, Reserve
 from plugin.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
-from tests.support.stores import NOW_MS, acknowledge, claim, opened, put, take, waiting
+from tests.support.stores import acknowledge, claim, fill, opened, put, take, waiting
 
 MORE_THAN_ANY_DISK = 2**60
 
@@ -55,22 +55,6 @@ def without_room(times: int) -> Callable[[sqlite3.Connection], None]:
         db.execute("INSERT INTO import VALUES ('something', 0)")
 
     return work
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Generator[Keeper]:
-    """A keeper that this thread looks after itself."""
-    one = Keeper(tmp_path, clock=FakeClock())
-    one.attend()
-    yield one
-    one.close()
-
-
-def fill(db: sqlite3.Connection, megabytes: int) -> None:
-    intake = outbox.Intake(db)
-    for _ in range(megabytes):
-        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
-    intake.write()
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -186,12 +170,12 @@ async def test_work_is_only_taken_in_when_its_way_from_the_log_into_the_file_is_
         assert allocated(tmp_path) >= MARGIN_BYTES + 6 * 1024 * 1024
 
 
-def test_what_the_log_needs_no_more_is_given_back_in_a_pause(kept: Keeper, tmp_path: Path) -> None:
-    assert kept.writer is not None
-    fill(kept.writer, 6)
-    assert kept.admits()
+def test_what_the_log_needs_no_more_is_given_back_in_a_pause(idle: Keeper, tmp_path: Path) -> None:
+    assert idle.writer is not None
+    fill(idle.writer, 6)
+    assert idle.admits()
     assert allocated(tmp_path) > 6 * 1024 * 1024
-    kept.rest()
+    idle.rest()
     assert allocated(tmp_path) == LEAST_BYTES
 
 
@@ -215,18 +199,18 @@ async def test_only_what_drains_the_outbox_uses_it(tmp_path: Path) -> None:
 
 
 def test_without_it_new_work_is_refused_and_the_log_kept_short_until_there_is_room(
-    kept: Keeper, tmp_path: Path
+    idle: Keeper, tmp_path: Path
 ) -> None:
-    assert kept.writer is not None
-    assert kept.failed(no_room(), final=False, drains=True)
+    assert idle.writer is not None
+    assert idle.failed(no_room(), final=False, drains=True)
     assert allocated(tmp_path) == 0
-    assert kept.health.state is StoreState.FULL
-    assert kept.writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (LEAN_CHECKPOINT_PAGES,)
-    assert kept.dirty
-    kept.rest()
+    assert idle.health.state is StoreState.FULL
+    assert idle.writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (LEAN_CHECKPOINT_PAGES,)
+    assert idle.dirty
+    idle.rest()
     assert allocated(tmp_path) == LEAST_BYTES
-    assert kept.health.state is StoreState.OK
-    assert kept.writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (file.CHECKPOINT_PAGES,)
+    assert idle.health.state is StoreState.OK
+    assert idle.writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (file.CHECKPOINT_PAGES,)
 
 
 async def test_room_is_noticed_without_a_pause_too(tmp_path: Path) -> None:
@@ -242,12 +226,12 @@ async def test_room_is_noticed_without_a_pause_too(tmp_path: Path) -> None:
     one.close()
 
 
-def test_another_attempt_is_made_only_if_something_changed(kept: Keeper) -> None:
-    assert kept.failed(no_room(), final=False, drains=False)  # the log came home
-    assert not kept.failed(no_room(), final=True, drains=False)
-    assert not kept.failed(no_room(), final=False, drains=False)
-    assert kept.failed(no_room(), final=False, drains=True)  # what was set aside
-    assert not kept.failed(no_room(), final=False, drains=True)
+def test_another_attempt_is_made_only_if_something_changed(idle: Keeper) -> None:
+    assert idle.failed(no_room(), final=False, drains=False)  # the log came home
+    assert not idle.failed(no_room(), final=True, drains=False)
+    assert not idle.failed(no_room(), final=False, drains=False)
+    assert idle.failed(no_room(), final=False, drains=True)  # what was set aside
+    assert not idle.failed(no_room(), final=False, drains=True)
 
 
 async def test_work_that_cannot_be_covered_is_refused_and_its_neighbours_stored(tmp_path: Path) -> None:
