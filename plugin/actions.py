@@ -1,5 +1,6 @@
 """The method table of the plugin: every name that a host may call, in one place."""
 
+from collections.abc import Awaitable
 from typing import Annotated, Any, Protocol
 
 from msgspec import UNSET, Meta, Struct
@@ -100,7 +101,7 @@ class Handlers(Protocol):
         """Replace the configuration that the host gave."""
         ...
 
-    async def discover(self, context: Context, params: Nothing, /) -> dict[str, object]:
+    def discover(self, context: Context, params: Nothing, /) -> dict[str, object]:
         """Describe every method as an OpenRPC document."""
         ...
 
@@ -108,7 +109,7 @@ class Handlers(Protocol):
         """Stop the work, record it, and say that presence is over."""
         ...
 
-    async def exit(self, context: Context, params: Nothing, /) -> None:
+    def exit(self, context: Context, params: Nothing, /) -> None:
         """End the process."""
         ...
 
@@ -124,7 +125,9 @@ class Handlers(Protocol):
         """Say how sync stands."""
         ...
 
-    async def presence_status(self, context: Context, params: PresenceStatusParams, /) -> PresenceStatus:
+    def presence_status(
+        self, context: Context, params: PresenceStatusParams, /
+    ) -> PresenceStatus | Awaitable[PresenceStatus]:
         """Say what every guild shows."""
         ...
 
@@ -132,16 +135,16 @@ class Handlers(Protocol):
         """Send every status again."""
         ...
 
-    async def agent_state_changed(self, context: Context, params: AgentStateChangedParams, /) -> None:
+    def agent_state_changed(self, context: Context, params: AgentStateChangedParams, /) -> Awaitable[None] | None:
         """Take a change that the host pushes."""
         ...
 
 
-async def _ping(_context: Context, _params: Nothing) -> Nothing:
+def _ping(_context: Context, _params: Nothing) -> Nothing:
     return Nothing()
 
 
-async def _initialized(_context: Context, _params: Nothing) -> None:
+def _initialized(_context: Context, _params: Nothing) -> None:
     return None
 
 

@@ -5,9 +5,9 @@ import contextlib
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
@@ -34,6 +34,8 @@ from protocol.stdio import ByteStream
 
 if TYPE_CHECKING:  # importing it takes several times as long as all else before `initialize` is answered
     from plugin.services import Services
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 EOF_GRACE_S = 1.5  # hosts kill about 2 s after they closed the pipe or sent SIGTERM
@@ -282,7 +284,7 @@ class App:
         """Replace the configuration that the host gave; secret files are read again even if nothing changed."""
         return actions.ConfigureResult(applied=True, changed=await self._take_config(params.config))
 
-    async def discover(self, _context: Context, _params: actions.Nothing) -> dict[str, object]:
+    def discover(self, _context: Context, _params: actions.Nothing) -> dict[str, object]:
         """Describe every method as an OpenRPC document."""
         return openrpc.describe(self.table, title="agentic-sync", version=__version__, errors=actions.ERRORS)
 
@@ -302,7 +304,7 @@ class App:
         ending = Ending(reason="neither exit nor the end of the input came after shutdown", deadline_s=0.5, code=0)
         loop.call_later(EXIT_WAIT_S, self._end, ending)
 
-    async def exit(self, _context: Context, _params: actions.Nothing) -> None:
+    def exit(self, _context: Context, _params: actions.Nothing) -> None:
         """End the process: code 0 after shutdown, else 1."""
         code = 1 if self._stopping is None else 0
         self._end(Ending(reason="the host sent exit", deadline_s=EOF_GRACE_S, code=code))
@@ -319,22 +321,40 @@ class App:
         """Say how sync stands."""
         return await (await self._started()).sync.status(params)
 
-    async def presence_status(self, _context: Context, params: PresenceStatusParams) -> PresenceStatus:
+    def presence_status(
+        self, _context: Context, params: PresenceStatusParams
+    ) -> PresenceStatus | Coroutine[Any, Any, PresenceStatus]:
         """Say what every guild shows."""
-        services = self._ready() or await self._started()  # asked so often that a coroutine less counts
-        return services.presence_status(params.agent_id)
+
+        def status(services: "Services") -> PresenceStatus:
+            return services.presence_status(params.agent_id)
+
+        return self._once_ready(status)
 
     async def presence_refresh(self, _context: Context, params: RefreshParams) -> RefreshResult:
         """Send every status again."""
         return await (await self._started()).presence.refresh(params.agent_id)
 
-    async def agent_state_changed(self, _context: Context, params: AgentStateChangedParams) -> None:
+    def agent_state_changed(
+        self, _context: Context, params: AgentStateChangedParams
+    ) -> Coroutine[Any, Any, None] | None:
         """Take a change that the host pushes."""
+
+        def change(services: "Services") -> None:
+            for agent_id, state in params.changes():
+                services.presence.state_changed(agent_id, state)
+
         if self._stopping is not None:
-            return  # every guild is being told that its agents are offline
-        presence = (await self._started()).presence
-        for agent_id, state in params.changes():
-            presence.state_changed(agent_id, state)
+            return None  # every guild is being told that its agents are offline
+        return self._once_ready(change)
+
+    def _once_ready(self, act: "Callable[[Services], T]") -> T | Coroutine[Any, Any, T]:
+        """Act at once where nothing has to be waited for, as nearly always; a coroutine is dear in comparison."""
+        services = self._ready()
+        return self._later(act) if services is None else act(services)
+
+    async def _later(self, act: "Callable[[Services], T]") -> T:
+        return act(await self._started())
 
 
 def _import_services() -> "type[Services]":

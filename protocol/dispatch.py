@@ -9,9 +9,11 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from protocol.eager import Rest, begin
 from protocol.errors import Code, EncodeError, ErrorData, RpcError
 from protocol.messages import Notification, Request, encode_error, encode_result
 from protocol.methods import Context, Method, MethodTable, convert_params
@@ -56,24 +58,41 @@ class Dispatcher:
         self._library: _Library | None = None
         self._entries: dict[str | None, _Entry] = {}  # None: of a method that does not exist
 
-    def run(self, context: Context) -> Coroutine[Any, Any, Any]:
-        """Return the run of a handler, to be awaited: what it ends in is for `answer`. Only cancellation gets out."""
+    def begin(self, call: Request | Notification, context: Context) -> "bytes | Unfinished | None":
+        """Call the handler and take its first step; return the answer, None for a notification, or what is to come.
+
+        Only cancellation gets out.
+        """
         library = self._library or self._load()
         entry = self._entries.get(context.method) or self._entries[None]
-        return library.call(entry.request, context, entry.run)
-
-    def answer(self, call: Request | Notification, outcome: Any) -> bytes | None:  # noqa: ANN401 -- the library's own
-        """Encode the answer that the run of a call's handler ended in, None for a notification."""
-        library = self._library or self._load()
+        outcome = library.call(entry.request, context, entry.run)
         # Neither oslash's Either nor jsonrpcserver has a public way to what is inside.
         if isinstance(outcome, library.left):
             error = outcome._error.data  # noqa: SLF001
             # What is not from an entry is from the library's own boundary, and holds the text of an exception.
             return self._refuse(call, error if isinstance(error, RpcError) else self._internal(call.method, None))
+        result = outcome._value.result  # noqa: SLF001
+        if isinstance(result, Rest):
+            return self._finish(call, cast("Rest[object]", result), mute=entry.mute)
+        return self._answer(call, None if entry.mute else result)
+
+    async def run(self, call: Request | Notification, context: Context) -> bytes | None:
+        """Call the handler and see it through; only cancellation gets out."""
+        answer = self.begin(call, context)
+        return answer if answer is None or isinstance(answer, bytes) else await answer
+
+    async def _finish(self, call: Request | Notification, waiting: Rest[object], *, mute: bool) -> bytes | None:
+        try:
+            result = await waiting
+        except Exception as error:  # noqa: BLE001 -- as in an entry
+            return self._refuse(call, self.explain(error, call.method))
+        return self._answer(call, None if mute else result)
+
+    def _answer(self, call: Request | Notification, result: object) -> bytes | None:
         if isinstance(call, Notification):
             return None
         try:
-            return encode_result(call.id, outcome._value.result)  # noqa: SLF001
+            return encode_result(call.id, result)
         except EncodeError as failure:
             return encode_error(call.id, self.explain(failure, call.method))
 
@@ -106,7 +125,7 @@ class Dispatcher:
     def _load(self) -> "_Library":
         library = self._library = _load()
 
-        async def miss(context: Context, /) -> object:
+        def miss(context: Context, /) -> object:
             failure = not_found(context.method)
             return library.error(failure.code, failure.message, failure)
 
@@ -127,7 +146,7 @@ class _Library(NamedTuple):
     """What is used of jsonrpcserver, which has no complete types."""
 
     request: Callable[[str, list[Any], object], Any]
-    call: Callable[[Any, Context, "_Run"], Coroutine[Any, Any, Any]]
+    call: Callable[[Any, Context, "_Run"], Any]
     right: Callable[[Any], Any]
     success: Callable[[object], Any]
     error: Callable[[int, str, object], Any]
@@ -138,27 +157,34 @@ class _Entry(NamedTuple):
     """A handler in the form that jsonrpcserver calls: with its context, which holds the params, too.
 
     So the library's request is the same for all calls of a method, and it need not take params apart that it may not.
+    The result of a handler that waits is its `Rest`: the library's own way to await it starts a handler too late to
+    know whether it waits.
     """
 
     request: object
     run: "_Run"
+    mute: bool = False
 
 
-_Run: TypeAlias = Callable[[Context], Awaitable[object]]
+_Run: TypeAlias = Callable[[Context], object]
+Unfinished: TypeAlias = Coroutine[Any, Any, bytes | None]
+"""The answer of a handler that waits, to be awaited in the task that took its first step."""
 
 
 def _entry(method: Method[Any], explain: Callable[[Exception, str], RpcError], library: _Library) -> _Entry:
-    handler, mute, right, success = method.handler, method.notification, library.right, library.success
+    handler, right, success = method.handler, library.right, library.success
 
-    async def run(context: Context, /) -> object:
+    def run(context: Context, /) -> object:
         try:
-            result = await handler(context, convert_params(method, context.params))
-        except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, and only here
+            result = handler(context, convert_params(method, context.params))
+            if isinstance(result, CoroutineType):
+                result = begin(cast("Coroutine[Any, Any, object]", result))
+        except Exception as error:  # noqa: BLE001 -- whatever a handler raises becomes an error object here, or in _finish
             failure = explain(error, method.name)
             return library.error(failure.code, failure.message, failure)
-        return right(success(None if mute else result))
+        return right(success(result))
 
-    return _Entry(library.request(method.name, [], None), run)
+    return _Entry(library.request(method.name, [], None), run, method.notification)
 
 
 def _load() -> _Library:
@@ -182,9 +208,9 @@ def _load() -> _Library:
 
 
 def _import() -> _Library:
-    from jsonrpcserver import async_dispatcher, request, result  # noqa: PLC0415 -- see _load
+    from jsonrpcserver import dispatcher, request, result  # noqa: PLC0415 -- see _load
 
-    library: Any = async_dispatcher  # its types are incomplete
+    library: Any = dispatcher  # its types are incomplete
     made: Any = result
     # Its Success makes the same of any arguments, in three times the time.
     return _Library(request.Request, library.call, made.Right, made.SuccessResult, made.Error, library.Left)

@@ -6,10 +6,10 @@ belong to the intake until they end, by themselves or by `abandon`.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias, cast
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
-from protocol.dispatch import Dispatcher
+from protocol.dispatch import Dispatcher, Unfinished
 from protocol.eager import Rest, begin
 from protocol.errors import CallCancelled, Code, ErrorData, PeerClosed, RpcError
 from protocol.lanes import Lanes, Place
@@ -97,15 +97,14 @@ class Intake:
         work.stage, work.handle = Stage.RUNNING, task
         self._lanes.first = work
         try:
-            run = begin(self._dispatcher.run(work.context))
-            outcome = cast("Rest[object]", run) if isinstance(run, Rest) else self._dispatcher.answer(work.call, run)
+            outcome = self._dispatcher.begin(work.call, work.context)
         except asyncio.CancelledError as error:
             outcome = self._interrupted(work, error)
         finally:
             self._lanes.first = None
-        if not isinstance(outcome, Rest) and self._outlet.joins:
+        if outcome is None or (isinstance(outcome, bytes) and (work.settled or not self._outlet.full)):
             if outcome is not None and not work.settled:
-                self._outlet.push(outcome, work.context.callbacks)
+                self._outlet.send(outcome, work.context.callbacks)
             return None
         self._requests.open(work)
         self._lanes.enter(work)
@@ -117,16 +116,13 @@ class Intake:
 
     async def _run(self, work: Work[Task]) -> None:
         begun = self._lanes.begin(work)
-        await self._serve(work, self._dispatcher.run(work.context) if begun else self._ending(work))
+        await self._serve(work, self._dispatcher.run(work.call, work.context) if begun else self._ending(work))
 
-    async def _serve(self, work: Work[Task], outcome: Awaitable[object] | bytes | None) -> None:
+    async def _serve(self, work: Work[Task], outcome: Unfinished | bytes | None) -> None:
         """See work through: its answer, or what it comes to, goes out; then start what waited for its place."""
         try:
             try:
-                if outcome is None or isinstance(outcome, bytes):
-                    payload = outcome
-                else:
-                    payload = self._dispatcher.answer(work.call, await outcome)
+                payload = outcome if outcome is None or isinstance(outcome, bytes) else await outcome
             except asyncio.CancelledError as error:
                 payload = self._interrupted(work, error)
             work.stage = Stage.DONE
@@ -134,10 +130,7 @@ class Intake:
                 await self._outlet.room()
             answer = self._close(work, payload)
             if answer is not None:
-                if self._outlet.busy:
-                    self._outlet.push(answer.payload, answer.callbacks)
-                else:
-                    await self._outlet.send(answer.payload, answer.callbacks)
+                self._outlet.send(answer.payload, answer.callbacks)
             if self._waiters:
                 self._pulse()
         finally:

@@ -1,4 +1,7 @@
-"""JSON-RPC 2.0 messages: bytes to values and back. Pure; a payload is decoded once, and no bytes make `decode` raise.
+"""JSON-RPC 2.0 messages: bytes to values and back. Pure; no bytes make `decode` raise.
+
+A valid call or answer is decoded once, into the struct of all that it may hold. Whatever does not fit is decoded again
+without types, to say what is wrong with it, or that nothing is.
 
 The keys decide what a message is:
 
@@ -14,10 +17,10 @@ error says so, and its version is not looked at. Unknown members of a message ar
 """
 
 from types import NoneType
-from typing import Final, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from protocol.errors import Code, EncodeError, ErrorData, RpcError
 
@@ -98,14 +101,41 @@ class _Result(Struct, frozen=True, gc=False):
     result: object
 
 
+class _Envelope(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A message other than a batch, as it ought to be."""
+
+    jsonrpc: Literal["2.0"]
+    method: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+    params: Params = None
+    result: object = UNSET
+    error: object = None
+
+
 _ID_TYPES: Final = frozenset({str, int, float, NoneType})  # as decoding makes them, and no bool
 _PARAMS_TYPES: Final = frozenset({dict, list, NoneType})
+_TYPED_DECODER: Final = msgspec.json.Decoder(_Envelope)
 _DECODER: Final = msgspec.json.Decoder(_Json)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 def decode(payload: bytes | bytearray | memoryview) -> Incoming:
     """Decode one payload and say what it is. A leading BOM is ignored. Never raises."""
+    try:
+        message = _TYPED_DECODER.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_untyped(payload)
+    id_, method = message.id, message.method
+    if method is not UNSET:
+        if id_ is not UNSET:
+            return Request(id_, method, message.params, len(payload))
+        return Notification(method, message.params, len(payload))
+    if message.error is not None or message.result is UNSET or id_ is UNSET:
+        return _decode_untyped(payload)
+    return Response(id_, message.result, None)
+
+
+def _decode_untyped(payload: bytes | bytearray | memoryview) -> Incoming:
     try:
         value = _DECODER.decode(payload[len(BOM) :] if payload[: len(BOM)] == BOM else payload)
     except msgspec.DecodeError as error:

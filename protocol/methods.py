@@ -1,6 +1,6 @@
 """The method table: what may be called, with which parameters, and what a handler gets to know. No I/O."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -67,7 +67,11 @@ class Context(msgspec.Struct, eq=False):
         self.callbacks = (*self.callbacks, callback)
 
 
-Handler: TypeAlias = Callable[[Context, P], Awaitable[object]]
+Handler: TypeAlias = Callable[[Context, P], object]
+"""What serves a method: `async def`, or `def` where it never waits, which then costs no coroutine.
+
+A `def` may also return a coroutine, for the calls that do wait.
+"""
 
 
 class Method(msgspec.Struct, Generic[P], frozen=True, kw_only=True):

@@ -96,23 +96,20 @@ class Outlet:
         self.push(payload)
         return True
 
-    @property
-    def busy(self) -> bool:
-        """Return whether a message would not go out alone, so that pushing it is all that can be done."""
-        return len(self._queue) > 0 or self._writing or self._framing is None or self.broken or self._more()
-
-    @property
-    def joins(self) -> bool:
-        """Return whether a message that is pushed now goes out with others, and need not wait for room."""
-        return (len(self._queue) > 0 or self.busy) and self.unsent_bytes < self._max_unsent
-
-    async def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...]) -> None:
-        """Send a message; if it is alone, write it here and now, without a change of tasks."""
-        if self._framing is None or self.busy:
+    def send(self, payload: bytes, callbacks: tuple[Callable[[], None], ...] = ()) -> None:
+        """Push a message; if it would go out alone, and nobody waits for it, write it here and now."""
+        if self._queue or self._writing or self._framing is None or self.broken or self._more():
             self.push(payload, callbacks)
+            return
+        try:
+            written = self._stream.write_now(encode(payload, self._framing))
+        except StreamClosed:
+            self.close()
+            return
+        if written:
+            _call_soon(callbacks)
         else:
-            self.unsent_bytes += len(payload)
-            await self._write(encode(payload, self._framing), len(payload), callbacks)
+            self.push(payload, callbacks)
 
     async def room(self, *, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until a message may be pushed; False when none can be sent any more, or `given_up` says so."""
@@ -188,7 +185,11 @@ class Outlet:
             if self._queue:
                 self._pending.set()
         self.unsent_bytes -= size
-        for callback in callbacks:
-            # From the loop: what goes wrong in it is the loop's to report, and does not end the writing.
-            asyncio.get_running_loop().call_soon(callback)
+        _call_soon(callbacks)
         self.wake()
+
+
+def _call_soon(callbacks: Sequence[Callable[[], None]]) -> None:
+    # From the loop: what goes wrong in one is the loop's to report, and does not end the writing.
+    for callback in callbacks:
+        asyncio.get_running_loop().call_soon(callback)

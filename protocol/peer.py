@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MIB: Final = 1024 * 1024
+_CALLS: Final = (Request, Notification)  # a tuple: their union would be made anew for each message
 _SERVED_IN_A_ROW: Final = 32  # calls that the reader serves before others get a turn
 
 
@@ -275,7 +276,7 @@ class Peer:
             message = decode(frame) if isinstance(frame, bytes) else _unframed(frame)
             if self._on_first_message is not None:
                 await self._meet(message)
-            if not isinstance(message, Request | Notification) or message.method in CANCELS:
+            if not isinstance(message, _CALLS) or message.method in CANCELS:
                 await self._route(message, None)
                 continue
             work = self._intake.admit(message, None)

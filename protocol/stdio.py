@@ -46,6 +46,10 @@ class ByteStream(Protocol):
         """
         ...
 
+    def write_now(self, data: bytes) -> bool:
+        """Do what `write` does, or nothing where that would wait; return whether it did. Raises StreamClosed."""
+        ...
+
     async def close(self) -> None:
         """Send what is unsent, then let go of the descriptors. Cancel it to give up on the unsent. Idempotent."""
         ...
@@ -88,6 +92,7 @@ class _FdStream:
         self._sink = sink
         self.read = source.read
         self.write = sink.write
+        self.write_now = sink.write_now
 
     async def close(self) -> None:
         try:
@@ -105,14 +110,14 @@ class _Source:
         self._watched = _is_stream(fd) or os.isatty(fd)
         self._active = False  # the loop watches the descriptor, or a thread reads it
         self._chunk: bytes | None = None  # read and not yet taken; b"" stays
-        self._arrived = asyncio.Event()
+        self._arrival: asyncio.Future[None] | None = None  # what the reader waits for
         self._closed = False
 
     async def read(self) -> bytes:
         while self._chunk is None:
-            self._arrived.clear()
             self._start()
-            await self._arrived.wait()
+            self._arrival = self._loop.create_future()
+            await self._arrival
         chunk = self._chunk
         if chunk:
             self._chunk = None
@@ -166,7 +171,8 @@ class _Source:
 
     def _deliver(self, chunk: bytes) -> None:
         self._chunk = chunk
-        self._arrived.set()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
 
 class _Sink:
@@ -189,10 +195,19 @@ class _Sink:
     async def write(self, data: bytes) -> None:
         async with self._turn:
             await self._until_below(UNSENT_BYTES)
-            self._refuse_if_closed()
-            self._unsent += data
-            self._start()
-            self._refuse_if_closed()
+            self._take(data)
+
+    def write_now(self, data: bytes) -> bool:
+        if self._turn.locked() or len(self._unsent) >= UNSENT_BYTES:
+            return False
+        self._take(data)
+        return True
+
+    def _take(self, data: bytes) -> None:
+        self._refuse_if_closed()
+        self._unsent += data
+        self._start()
+        self._refuse_if_closed()
 
     async def close(self) -> None:
         try:

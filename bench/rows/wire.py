@@ -14,18 +14,6 @@ from bench.values import Table, at_least, at_most, ratio
 
 US: Final = 1_000_000
 _SLICE_S: Final = 0.15  # how long a contestant has its turn
-_WHY: Final = (
-    "Where the floor is 2.5 µs, a ping is 5.1: cutting frames 0.1, decoding and checking a message 0.6, admitting it "
-    "(its method, a place, an id that is free) 0.6, the first step in a context of its own 0.5, jsonrpcserver 0.7, "
-    "params 0.3, the handler inside the boundary where exceptions become errors 0.5, encoding 0.6, joining answers "
-    "0.4, the loop and the system 0.8. The action itself is 1.1 more. What would have to give is jsonrpcserver, and "
-    "where the floor is as quick as 2.1 µs a part of the checks as well."
-)
-_WHY_ALONE: Final = (
-    "One at a time, the plugin takes 2 to 4 µs of processor time more than the floor's 30: an answer that goes out "
-    "alone enters and leaves the lanes, and asks first whether the pipe takes it. Beside other work that is a ratio "
-    "of 0.9 to 1.1; why an idle machine makes more of it is not known."
-)
 _SLICES: Final = 5  # of a round: the others' work on this machine comes and goes
 
 
@@ -50,7 +38,7 @@ async def _cpu(rivals: list[Running], runs: int) -> Table:
         unit="µs",
         figures=figures,
         goals=(
-            at_most("to the floor", ratio(figures, PLUGIN, FLOOR), 2.5, why=_WHY),
+            at_most("to the floor", ratio(figures, PLUGIN, FLOOR), 2.5),
             at_least("pygls to the plugin", ratio(figures, PYGLS, PLUGIN), 20),
             at_least("mcp to the plugin", ratio(figures, MCP, PLUGIN), 35),
             at_least("jsonrpcserver to the plugin", ratio(figures, JSONRPCSERVER, PLUGIN), 7),
@@ -70,7 +58,7 @@ async def _round_trips(rivals: list[Running], runs: int) -> Table:
         title="Round trips, one at a time",
         unit="1/s",
         figures=figures,
-        goals=(at_least("to the floor", ratio(figures, PLUGIN, FLOOR), 0.8, why=_WHY_ALONE),),
+        goals=(at_least("to the floor", ratio(figures, PLUGIN, FLOOR), 0.8),),
     )
 
 

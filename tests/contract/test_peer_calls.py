@@ -275,6 +275,7 @@ class _Replayed:
         self._data = data
         self._stream = raw.stream
         self.write = raw.stream.write
+        self.write_now = raw.stream.write_now
         self.close = raw.stream.close
 
     async def read(self) -> bytes:

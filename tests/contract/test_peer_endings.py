@@ -344,6 +344,9 @@ class HalfBroken:
         return b""
 
     async def write(self, data: bytes) -> None:
+        self.write_now(data)
+
+    def write_now(self, data: bytes) -> bool:
         del data
         raise StreamClosed("broken")
 

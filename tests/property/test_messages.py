@@ -2,6 +2,7 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from protocol.errors import Code, RpcError
 from protocol.messages import (
@@ -75,6 +76,20 @@ def test_no_bytes_make_decode_raise(payload: bytes) -> None:
 @given(MEMBERS | st.lists(MEMBERS | VALUES, max_size=4) | VALUES)
 def test_no_json_makes_decode_raise(value: object) -> None:
     answerable(decode(json.dumps(value).encode()))
+
+
+@given(MEMBERS | MEMBERS.map(lambda members: {"jsonrpc": "2.0", **members}))
+def test_a_message_means_the_same_by_itself_and_in_a_batch(members: dict[str, object]) -> None:
+    text = json.dumps(members).encode()
+    batch = decode(b"[%b]" % text)
+    assert isinstance(batch, Batch)
+    (member,) = batch.items
+    assert unsized(decode(text)) == unsized(member)
+
+
+def unsized(message: Incoming) -> str:
+    """Write a message down, without what it took of its payload; 1, 1.0 and true are three."""
+    return repr(replace(message, size=0) if isinstance(message, Request | Notification) else message)
 
 
 @given(MEMBERS)

@@ -63,7 +63,7 @@ def dispatcher(*methods: Method[Any]) -> Dispatcher:
 
 
 async def run(dispatcher: Dispatcher, call: Request | Notification, context: Context) -> bytes | None:
-    return dispatcher.answer(call, await dispatcher.run(context))
+    return await dispatcher.run(call, context)
 
 
 async def dispatch(method: Method[Any], name: str | None = None, params: Params = None, id_: Id = 1) -> Json:
@@ -93,6 +93,30 @@ async def test_the_handler_gets_typed_params_and_its_result_is_the_answer() -> N
 async def test_any_result_that_json_has_is_passed_on(value: object) -> None:
     expected = {"a": 1, "b": 0} if isinstance(value, Pair) else value
     assert await dispatch(returning(value)) == {"result": expected}
+
+
+@pytest.mark.parametrize("kind", ["at once", "later", "waits"])
+async def test_a_handler_may_answer_at_once_or_later(kind: str) -> None:
+    async def later(value: int) -> int:
+        if kind == "waits":
+            await asyncio.sleep(0)
+        if value < 0:
+            raise OwnError
+        return value
+
+    def give(_context: Context, params: Pair) -> object:
+        if kind != "at once":
+            return later(params.a)
+        if params.a < 0:
+            raise OwnError
+        return params.a
+
+    method = Method(name="give", handler=give, params=Pair)
+    assert await dispatch(method, params=[7]) == {"result": 7}
+    assert (await dispatch(method, params=[-1]))["error"]["code"] == -32010
+    mute = Method(name="give", handler=give, params=Pair, notification=True)
+    assert await dispatch(mute, params=[7]) == {"result": None}
+    await notify(method, params=[7])
 
 
 async def test_a_method_for_notifications_has_no_result() -> None:
@@ -219,13 +243,13 @@ async def one(context, params): return 1
 table = MethodTable([Method(name="one", handler=one, params=Nothing)])
 def dispatch():
     dispatcher = Dispatcher(table)
-    return dispatcher.answer(Request(1, "one", None, 0), asyncio.run(dispatcher.run(Context(None, "one", 1, None))))
+    return asyncio.run(dispatcher.run(Request(1, "one", None, 0), Context(None, "one", 1, None)))
 """
 
 
 def test_the_library_is_imported_late_and_without_what_is_not_used_of_it() -> None:
     program = f"{LOAD}\nassert not any('jsonrpc' in name for name in sys.modules)\nprint(dispatch())"
-    program += "\nassert 'jsonrpcserver.async_dispatcher' in sys.modules"
+    program += "\nassert 'jsonrpcserver.dispatcher' in sys.modules"
     program += "\nassert not {'jsonrpcserver', 'jsonschema'} & set(sys.modules)"
     assert '"result":1' in python(program)
 

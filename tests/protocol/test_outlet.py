@@ -30,6 +30,14 @@ class Sink:
             raise StreamClosed("broken")
         self.writes.append(data)
 
+    def write_now(self, data: bytes) -> bool:
+        if not self.gate.is_set():
+            return False
+        if self.broken:
+            raise StreamClosed("broken")
+        self.writes.append(data)
+        return True
+
     async def close(self) -> None:
         pass
 
@@ -66,7 +74,7 @@ async def test_a_message_alone_is_written_by_who_sends_it() -> None:
     sink = Sink()
     outlet = outlet_to(sink)
     told: list[str] = []
-    await outlet.send(b"1", (lambda: told.append("1"),))
+    outlet.send(b"1", (lambda: told.append("1"),))
     assert sink.writes == [b"1\n"]
     assert outlet.unsent_bytes == 0
     await settle()
@@ -77,28 +85,31 @@ async def test_a_message_that_is_not_alone_joins_the_others() -> None:
     sink = Sink()
     outlet = outlet_to(sink)
     outlet.push(b"1")
-    await outlet.send(b"2", ())
+    outlet.send(b"2", ())
     assert sink.writes == []
     async with running(outlet):
         await outlet.flush()
     assert sink.writes == [b"1\n2\n"]
 
 
-async def test_who_sends_while_another_writes_waits_its_turn() -> None:
+async def test_what_cannot_be_written_at_once_is_written_later_and_what_is_sent_meanwhile_after_it() -> None:
     sink = Sink()
     outlet = outlet_to(sink)
+    told: list[str] = []
     async with running(outlet):
         sink.gate.clear()
-        first = asyncio.create_task(outlet.send(b"1", ()))
+        outlet.send(b"1", (lambda: told.append("1"),))
         await settle()
-        await outlet.send(b"2", ())
+        outlet.send(b"2")
         outlet.push(b"3")
         await settle()
         assert sink.writes == []
+        assert told == []
+        assert outlet.unsent_bytes == 3
         sink.gate.set()
-        await first
         await outlet.flush()
     assert sink.writes == [b"1\n", b"2\n3\n"]
+    assert told == ["1"]
 
 
 async def test_a_write_waits_for_more_that_is_about_to_come_but_not_for_ever() -> None:
@@ -115,7 +126,7 @@ async def test_a_write_waits_for_more_that_is_about_to_come_but_not_for_ever() -
         await settle(5)
         assert sink.writes == [b"1\n2\n"]
         coming = True
-        await outlet.send(b"3", ())
+        outlet.send(b"3", ())
         await outlet.flush()
         assert sink.writes == [b"1\n2\n", b"3\n"]
         outlet.push(b"x" * 100_000)
@@ -184,7 +195,7 @@ class TestBeforeTheFraming:
         async with running(outlet):
             outlet.hold(b"1")
             outlet.push(b"2")
-            await outlet.send(b"3", ())
+            outlet.send(b"3", ())
             await settle()
             assert sink.writes == []
             assert not outlet.opened
@@ -209,30 +220,38 @@ class TestBeforeTheFraming:
 
 
 class TestBroken:
-    @pytest.mark.parametrize("alone", [True, False])
-    async def test_it_ends_the_writing_and_lets_everybody_go(self, *, alone: bool) -> None:
+    async def test_it_ends_the_writing_and_lets_everybody_go(self) -> None:
         sink = Sink()
         outlet = outlet_to(sink, unsent=1)
         writing = asyncio.create_task(outlet.run())
         sink.gate.clear()
-        if alone:
-            sending = asyncio.create_task(outlet.send(b"1", ()))
-        else:
-            sending = asyncio.create_task(outlet.flush())
-            outlet.push(b"1")
+        flushing = asyncio.create_task(outlet.flush())
+        outlet.push(b"1")
         await settle()
         outlet.push(b"2")
         waiting = asyncio.create_task(outlet.room())
         sink.broken = True
         sink.gate.set()
         await writing
-        await sending
+        await flushing
         assert not await waiting
         assert outlet.broken
         assert outlet.dropped == 1
         outlet.push(b"3")
-        await outlet.send(b"4", ())
+        outlet.send(b"4", ())
         assert not outlet.push_soon(b"5")
         await outlet.flush()
         assert outlet.dropped == 4
+        assert sink.writes == []
+
+    async def test_who_finds_it_so_ends_it_for_all(self) -> None:
+        sink = Sink()
+        outlet = outlet_to(sink)
+        writing = asyncio.create_task(outlet.run())
+        await settle()
+        sink.broken = True
+        outlet.send(b"1", (pytest.fail,))
+        assert outlet.broken
+        assert not await outlet.room()
+        await writing
         assert sink.writes == []

@@ -98,7 +98,7 @@ async def test_others_get_their_turn_during_a_burst_of_calls(stage: Stage) -> No
 async def test_the_answers_of_a_burst_share_a_write(stage: Stage) -> None:
     wire = await memory_wire()
     writes: list[bytes] = []
-    write = wire.ours.write
+    write, write_now = wire.ours.write, wire.ours.write_now
 
     class Counting:
         read = wire.ours.read
@@ -107,6 +107,10 @@ async def test_the_answers_of_a_burst_share_a_write(stage: Stage) -> None:
         async def write(self, data: bytes) -> None:
             writes.append(data)
             await write(data)
+
+        def write_now(self, data: bytes) -> bool:
+            writes.append(data)
+            return write_now(data)
 
     async with served(wire._replace(ours=Counting()), stage.table()) as (host, _):
         await host.send(*(request("ping", at) for at in range(64)))
@@ -117,23 +121,26 @@ async def test_the_answers_of_a_burst_share_a_write(stage: Stage) -> None:
         assert len(writes) == 2
 
 
-async def test_a_call_that_does_not_wait_takes_few_function_calls(stage: Stage) -> None:
+@pytest.mark.parametrize(("method", "most"), [("echo", 25), ("ping", 24)], ids=["a coroutine", "at once"])
+async def test_a_call_that_does_not_wait_takes_few_function_calls(stage: Stage, method: str, most: int) -> None:
     counts: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, _arg: object) -> None:
         if event == "call" and Path(frame.f_code.co_filename).parent.name in {"protocol", "jsonrpcserver", "oslash"}:
             counts[frame.f_code.co_name] += 1
 
+    params = ["x"] if method == "echo" else []
     async with served(await memory_wire(), stage.table()) as (host, peer):
-        await host.request("echo", "the library is loaded", ["x"])
+        await host.request(method, "the library is loaded", params)
         await host.receive()
-        await host.send(*(request("echo", at, ["x"]) for at in range(400)))
+        await host.send(*(request(method, at, params) for at in range(400)))
         sys.setprofile(count)
         await until(lambda: peer.stats.requests == 401)
         sys.setprofile(None)
         await host.answers(400)
     assert counts["decode"] == 400
-    assert sum(counts.values()) < 400 * 25, counts.most_common(60)
+    assert counts["_decode_untyped"] == 0
+    assert sum(counts.values()) < 400 * most, counts.most_common(60)
 
 
 async def test_an_answer_that_meets_the_deadline_of_its_call_still_counts(stage: Stage) -> None:
@@ -176,6 +183,9 @@ class Failing:
         return b""
 
     async def write(self, data: bytes) -> None:
+        self.write_now(data)
+
+    def write_now(self, data: bytes) -> bool:
         del data
         raise ZeroDivisionError
 

@@ -110,6 +110,32 @@ async def test_a_slow_reader_holds_the_writer_back_and_loses_nothing(pair: Pair)
     await waiting
 
 
+async def test_what_would_wait_is_not_written_now(pair: Pair) -> None:
+    left, right = pair
+    assert left.write_now(b"1")
+    assert await right.read() == b"1"
+    count, waiting = await fill(left, b"x" * KIB_64)
+    assert not left.write_now(b"2")
+    assert await read_exactly(right, (count + 1) * KIB_64) == b"x" * (count + 1) * KIB_64
+    await waiting
+    assert left.write_now(b"3")
+    await left.close()
+    assert await read_all(right) == b"3"
+    with pytest.raises(StreamClosed):
+        left.write_now(b"4")
+
+
+@on_descriptors
+async def test_nobody_overtakes_a_write_that_waits(pair: Pair) -> None:
+    left, right = pair
+    count, waiting = await fill(left, b"x" * KIB_64)
+    reading = asyncio.create_task(read_exactly(right, (count + 1) * KIB_64))
+    while not waiting.done():
+        assert not left.write_now(b"2")
+        await asyncio.sleep(0)  # the write takes its turn in one of the loop's, this test in each
+    assert await reading == b"x" * (count + 1) * KIB_64
+
+
 async def test_a_cancelled_write_has_sent_nothing(pair: Pair) -> None:
     left, right = pair
     count, waiting = await fill(left, b"x" * KIB_64)

@@ -112,7 +112,7 @@ class Stage:
     async def fail(self, _context: Context, _params: Nothing) -> None:
         raise self.error
 
-    async def ping(self, _context: Context, _params: Nothing) -> Nothing:
+    def ping(self, _context: Context, _params: Nothing) -> Nothing:
         return Nothing()
 
     def table(self, *more: Method[Any]) -> MethodTable:

@@ -15,30 +15,38 @@ class Pipe:
         self.unread = bytearray()
         self.limit_bytes = limit_bytes
         self.closed = False
-        self.changed = asyncio.Condition()
+        self.changed = asyncio.Event()  # a pulse
 
     async def read(self) -> bytes:
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.unread or self.closed)
-            chunk = bytes(self.unread[:CHUNK_BYTES])
-            del self.unread[:CHUNK_BYTES]
-            self.changed.notify_all()
-            return chunk
+        while not self.unread and not self.closed:
+            await self.changed.wait()
+        chunk = bytes(self.unread[:CHUNK_BYTES])
+        del self.unread[:CHUNK_BYTES]
+        self.pulse()
+        return chunk
 
     async def write(self, data: bytes) -> None:
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.closed or len(self.unread) < self.limit_bytes)
-            if self.closed:
-                raise StreamClosed("The pipe is closed")
-            self.unread += data
-            self.changed.notify_all()
+        while not self.write_now(data):
+            await self.changed.wait()
+
+    def write_now(self, data: bytes) -> bool:
+        if self.closed:
+            raise StreamClosed("The pipe is closed")
+        if len(self.unread) >= self.limit_bytes:
+            return False
+        self.unread += data
+        self.pulse()
+        return True
 
     async def close(self, *, drop: bool) -> None:
-        async with self.changed:
-            self.closed = True
-            if drop:
-                self.unread.clear()
-            self.changed.notify_all()
+        self.closed = True
+        if drop:
+            self.unread.clear()
+        self.pulse()
+
+    def pulse(self) -> None:
+        self.changed.set()
+        self.changed.clear()
 
 
 class MemoryStream:
@@ -53,6 +61,9 @@ class MemoryStream:
 
     async def write(self, data: bytes) -> None:
         await self.outbound.write(data)
+
+    def write_now(self, data: bytes) -> bool:
+        return self.outbound.write_now(data)
 
     async def close(self) -> None:
         """End both directions: the other side reads what was written, then EOF; its writes raise."""

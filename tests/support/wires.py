@@ -53,6 +53,7 @@ class Split:
         self.output = output
         self.read = source.read
         self.write = output.write
+        self.write_now = output.write_now
 
     async def close(self) -> None:
         await self.output.close()
