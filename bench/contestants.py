@@ -9,11 +9,12 @@ from bench.stdio import Contestant
 PLUGIN: Final = "agentic-sync"
 PING: Final = "agentic-sync, ping"
 FLOOR: Final = "asyncio + msgspec (floor)"
+PACKAGES: Final = "the required packages alone (bare)"
 PYGLS, MCP, JSONRPCSERVER, PYLSP = "pygls", "mcp", "jsonrpcserver", "python-lsp-jsonrpc"
 
 _PEERS: Final = Path(__file__).parent / "peers"
 # From an environment without the peers: httpx imports a command line of its own where it finds their click.
-_COMMAND: Final = Path(__file__).parent.parent / ".venv" / "bin" / "agentic-sync"
+_OURS: Final = Path(__file__).parent.parent / ".venv" / "bin"
 _ECHO: Final = {"agent_id": "codex", "n": 1}
 _LSP: Final[dict[str, object]] = {"processId": None, "rootUri": None, "capabilities": {}}
 _MCP: Final[dict[str, object]] = {
@@ -47,11 +48,16 @@ def ping(state_dir: Path) -> Contestant:
     return _plugin(PING, state_dir / "ping", method="ping", params={})
 
 
+def packages() -> Contestant:
+    """Return a server that has loaded what the plugin needs, and nothing of the plugin."""
+    return _peer(PACKAGES, "packages", initialize=_ECHO, python=str(_OURS / "python"))
+
+
 def _plugin(name: str, state_dir: Path, *, method: str, params: object) -> Contestant:
     config = {"state_dir": str(state_dir)}
     return Contestant(
         name=name,
-        argv=(str(_COMMAND), "serve"),
+        argv=(str(_OURS / "agentic-sync"), "serve"),
         method=method,
         params=params,
         initialize={"protocol_version": 1, "host": {"name": "bench"}, "config": config},
@@ -68,10 +74,11 @@ def _peer(
     params: object = _ECHO,
     initialized: str | None = None,
     headers: bool = False,
+    python: str = sys.executable,
 ) -> Contestant:
     return Contestant(
         name=name,
-        argv=(sys.executable, str(_PEERS / f"{program}.py")),
+        argv=(python, str(_PEERS / f"{program}.py")),
         method=method,
         params=params,
         initialize=initialize,
