@@ -18,7 +18,7 @@ from msgspec import Struct
 
 for name in ("jsonrpcserver", "oslash"):
     sys.modules[name] = module_from_spec(find_spec(name))
-from jsonrpcserver import async_dispatcher, request, result  # noqa: E402 - see above
+from jsonrpcserver import dispatcher, request, result  # noqa: E402 - see above
 
 
 class Params(Struct):
@@ -52,7 +52,7 @@ def opened(path: Path) -> sqlite3.Connection:
     return db
 
 
-async def echo(params: Params) -> object:
+def echo(params: Params) -> object:
     """Answer with the params."""
     return result.Success(params)
 
@@ -68,7 +68,7 @@ async def serve(path: Path) -> None:
     decoder, encoder, call = msgspec.json.Decoder(Request), msgspec.json.Encoder(), request.Request("echo", [], None)
     while line := await reader.readline():
         asked = decoder.decode(line)
-        answer = await async_dispatcher.call(call, asked.params, echo)
+        answer = dispatcher.call(call, asked.params, echo)
         writer.write(encoder.encode({"jsonrpc": "2.0", "id": asked.id, "result": answer._value.result}) + b"\n")  # noqa: SLF001 - there is no public way to it
         await writer.drain()
     del kept
