@@ -3,10 +3,12 @@
 import asyncio
 import os
 import time
+from contextlib import closing
 from typing import cast
 
 import aiohttp
 
+from bench import drain_bare
 from bench.platform import TOKEN
 from bench.process import cpu_s
 from bench.race import race
@@ -18,6 +20,7 @@ BATCH = 50
 IN_FLIGHT = 2
 AGENTS = ("aider", "claude", "codex", "gemini")  # each one's requests go one after the other
 PLUGIN, FLOOR = "agentic-sync", "aiohttp, the POSTs alone"
+BARE = "the same work with the packages alone"  # what is above the floor here is the job's, not the plugin's
 WHY = (
     "A request of 50 records takes about 0.95 ms of processor time. Reading them, checking each body and making "
     "the key: 0.2 ms. Moving them from the outbox to the ledger, four trees for each record: 0.2 ms. Its share of "
@@ -31,8 +34,13 @@ LONGEST_S = 300.0
 
 async def measure(runs: int) -> list[Table]:
     """Measure the drain's rate, and what processor time a request takes."""
-    cpu: dict[str, list[float]] = {PLUGIN: [], FLOOR: []}
-    figures = await race({FLOOR: lambda: _posted(cpu[FLOOR]), PLUGIN: lambda: _drained(cpu[PLUGIN])}, runs)
+    cpu: dict[str, list[float]] = {FLOOR: [], BARE: [], PLUGIN: []}
+    contestants = {
+        FLOOR: lambda: _posted(cpu[FLOOR]),
+        BARE: lambda: _drained_barely(cpu[BARE]),
+        PLUGIN: lambda: _drained(cpu[PLUGIN]),
+    }
+    figures = await race(contestants, runs)
     spent = tuple(Figure(contestant=name, values=tuple(values[-runs:])) for name, values in cpu.items())
     return [
         Table(
@@ -70,6 +78,19 @@ async def _drained(cpu: list[float]) -> float:
     return RECORDS / took_s
 
 
+async def _drained_barely(cpu: list[float]) -> float:
+    """Drain the same records from the least queue that keeps the promises."""
+    queued = ((_agent(number), one.id, one.body) for number, one in enumerate(records(range(RECORDS))))
+    with folder() as home, closing(drain_bare.opened(home / "bare.db", queued)) as db:
+        async with serving() as (url, _):
+            used_s, started = cpu_s(os.getpid()), time.perf_counter()
+            await drain_bare.drain(db, url, TOKEN, agents=AGENTS, most=BATCH)
+            took_s = time.perf_counter() - started
+            cpu.append((cpu_s(os.getpid()) - used_s) * 1000 / (RECORDS / BATCH))
+        assert drain_bare.left(db) == (0, RECORDS)
+    return RECORDS / took_s
+
+
 async def _posted(cpu: list[float]) -> float:
     """Send the same bodies, with the same headers."""
     bodies = iter(_bodies())
@@ -96,13 +117,18 @@ async def _posted(cpu: list[float]) -> float:
     return RECORDS / took_s
 
 
+def _agent(number: int) -> str:
+    """Return whose a record is: 500 of one agent, then 500 of the next."""
+    return AGENTS[number // 500 % len(AGENTS)]
+
+
 def _bodies() -> list[tuple[int, bytes]]:
     made = records(range(RECORDS))
     return [
         (
             first,
             b'{"agent_id":"%b","dispatches":[%b]}'
-            % (AGENTS[first // 500 % len(AGENTS)].encode(), b",".join(one.body for one in made[first : first + BATCH])),
+            % (_agent(first).encode(), b",".join(one.body for one in made[first : first + BATCH])),
         )
         for first in range(0, RECORDS, BATCH)
     ]
