@@ -79,8 +79,7 @@ def _split(db: sqlite3.Connection, batch: Batch, number: int | None, *, suspect:
         raise ValueError("a batch of one record cannot be split")
     if number is None:
         return
-    members, damaged = batches.members(db, number)
-    batches.bury(db, damaged, batches.DAMAGED)
+    members = batches.members(db, number)
     batches.forget(db, number)
     middle = (len(members) + 1) // 2
     for half in (members[:middle], members[middle:]):

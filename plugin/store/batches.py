@@ -39,11 +39,6 @@ class Member(NamedTuple):
     body: bytes
     loose: int
 
-    @property
-    def whole(self) -> bool:
-        """Whether the body is what was written."""
-        return hashlib.sha256(self.body).digest() == self.sha256
-
 
 _MEMBER = ", ".join(Member._fields)
 
@@ -106,23 +101,17 @@ def _next_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
 
 def _form(db: sqlite3.Connection, agent: str, *, max_records: int, max_bytes: int) -> Batch | None:
     """Put the agent's next rows of one fleet node into a batch, as many as fit; None when all were damaged."""
-    chosen: list[Member] = []
-    damaged: list[int] = []
+    fitting: list[Member] = []
     size = 0
     found = _free(db, agent)
     for member in map(Member._make, found):
-        if not member.whole:
-            damaged.append(member.row)
-            continue
         size += len(member.body)
-        if chosen and (len(chosen) >= max_records or size > max_bytes or member.fleet_node != chosen[0].fleet_node):
+        if fitting and (len(fitting) >= max_records or size > max_bytes or member.fleet_node != fitting[0].fleet_node):
             break
-        chosen.append(member)
+        fitting.append(member)
     found.close()
-    bury(db, damaged, DAMAGED)
-    if not chosen:
-        return None
-    return _batch(write(db, agent, chosen, suspect=False), chosen)
+    whole = _whole(db, fitting)
+    return _batch(write(db, agent, whole, suspect=False), whole) if whole else None
 
 
 def _free(db: sqlite3.Connection, agent: str) -> sqlite3.Cursor:
@@ -137,8 +126,7 @@ def _free(db: sqlite3.Connection, agent: str) -> sqlite3.Cursor:
 
 def _load(db: sqlite3.Connection, formed: Formed) -> Batch | None:
     """Read a batch that was formed; members whose bodies were damaged since leave it, and its key with them."""
-    whole, damaged = members(db, formed.id)
-    bury(db, damaged, DAMAGED)
+    whole = members(db, formed.id)
     if not whole:
         dissolve(db, formed.id)
         return None
@@ -161,12 +149,11 @@ def _due(db: sqlite3.Connection, busy: Collection[str], now_ms: int) -> tuple[st
 
 def _alone(db: sqlite3.Connection, agent: str, row: int) -> Batch | None:
     """Make the batch of a row set apart; it is not recorded, as its key and bytes follow from the row."""
-    member = Member._make(db.execute(f"SELECT {_MEMBER} FROM outbox WHERE row = ?", (row,)).fetchone())  # noqa: S608 - our own words
-    if not member.whole:
-        bury(db, [row], DAMAGED)
+    found = db.execute(f"SELECT {_MEMBER} FROM outbox WHERE row = ?", (row,))  # noqa: S608 - our own words
+    whole = _whole(db, list(map(Member._make, found)))
+    if not whole:
         return None
-    formed = Formed(0, agent, _key(agent, [member]), ENOUGH_FAILURES, 0, suspect=True)
-    return _batch(formed, [member], apart=True)
+    return _batch(Formed(0, agent, _key(agent, whole), ENOUGH_FAILURES, 0, suspect=True), whole, apart=True)
 
 
 def _batch(formed: Formed, of: Sequence[Member], *, apart: bool = False) -> Batch:
@@ -185,16 +172,21 @@ def _batch(formed: Formed, of: Sequence[Member], *, apart: bool = False) -> Batc
     )
 
 
-def members(db: sqlite3.Connection, batch: int) -> tuple[list[Member], list[int]]:
-    """Return a batch's members in the order of the rows, and the rows whose bodies are damaged."""
+def members(db: sqlite3.Connection, batch: int) -> list[Member]:
+    """Return a batch's members in the order of the rows; those with damaged bodies become dead letters."""
     found = db.execute(
         f"SELECT {_MEMBER} FROM batch CROSS JOIN json_each(batch.rows) CROSS JOIN outbox"  # noqa: S608 - our own words
         " ON outbox.row = value AND outbox.agent = batch.agent WHERE batch.id = ? AND state = 'waiting'",
         (batch,),
     )
-    listed = [Member._make(row) for row in found]
-    whole = [member for member in listed if member.whole]
-    return whole, [member.row for member in listed if not member.whole]
+    return _whole(db, list(map(Member._make, found)))
+
+
+def _whole(db: sqlite3.Connection, read: list[Member]) -> list[Member]:
+    """Return the members whose bodies are what was written; the others become dead letters."""
+    damaged = [member.row for member in read if hashlib.sha256(member.body).digest() != member.sha256]
+    bury(db, damaged, DAMAGED)
+    return [member for member in read if member.row not in damaged] if damaged else read
 
 
 def write(db: sqlite3.Connection, agent: str, of: Sequence[Member], *, suspect: bool) -> Formed:
@@ -217,7 +209,7 @@ def _named(rows: Sequence[int]) -> str:
 
 def _key(agent: str, of: Sequence[Member]) -> str:
     """Hash who sends what: the same content under the same name is the same effect, and nothing else is."""
-    identity = (agent, sorted((member.record, member.fingerprint) for member in of))
+    identity = (agent, sorted([(member.record, member.fingerprint) for member in of]))
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
