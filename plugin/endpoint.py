@@ -56,6 +56,7 @@ def check_url(url: str, reach: Reach) -> str:
     return str(check_target(url, reach)).rstrip("/")
 
 
+@lru_cache(maxsize=4)  # a drain sends to one URL; presence to so many that keeping them would not pay
 def check_target(url: str, reach: Reach) -> "httpx.URL":
     """Return the normalised URL, its path as it is; the same rules as `check_url`."""
     parsed = _parse(url)
