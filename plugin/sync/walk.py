@@ -97,7 +97,7 @@ class Walk:
                 (path, prefix + child) for child in folders if (path := f"{folder}/{child}") not in self._reached
             ]
         elif folders:
-            self._visit_all(folder, prefix, folders)
+            self._visit_all(folder, prefix, sorted(folders))  # the sort of all names has little left to do
 
     def _visit_all(self, folder: str, prefix: str, children: list[str]) -> None:
         # From an open folder the way to what is in it is shorter, for each of maybe thousands of files.
