@@ -110,7 +110,7 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
     Each statement does its part for all of them: fifty small ones would wait fifty times for the rest of the program.
     """
     rows, left = batch.rows, [(RowState.WAITING, len(batch.rows), sum(map(len, batch.bodies)))]
-    if not batches.delete(db, batch):
+    if scattered := not batches.delete(db, batch):
         rows, left = _left(db, batch)
         if not rows:
             return False
@@ -120,6 +120,8 @@ def _deliver(db: sqlite3.Connection, batch: Batch, *, platform: str, now_ms: int
     point("record.begun")
     for state, records, size in left:
         totals.add(db, batch.agent_id, state, -records, -size)
+    if scattered:
+        totals.reach(db, batch.agent_id)
     return True
 
 

@@ -88,15 +88,8 @@ def _formed(db: sqlite3.Connection, busy: Collection[str], *, failing: bool) -> 
 
 def _next_agent(db: sqlite3.Connection, busy: Collection[str]) -> str | None:
     """Return the agent with the oldest row that is in no batch."""
-    found = db.execute(
-        "SELECT agent,"
-        " (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND loose = 1),"
-        " (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND state = 'waiting'"
-        "  AND row > totals.batched)"
-        " FROM totals WHERE state = 'waiting'"
-    )
-    heads = ((row, agent) for agent, *firsts in found if agent not in busy for row in firsts if row is not None)
-    return min(heads, default=(0, None))[1]
+    found: Iterator[tuple[str]] = db.execute("SELECT agent FROM totals WHERE head > 0 ORDER BY head")
+    return next((agent for (agent,) in found if agent not in busy), None)
 
 
 def _form(db: sqlite3.Connection, agent: str, *, max_records: int, max_bytes: int) -> Batch | None:
@@ -257,7 +250,7 @@ def release(db: sqlite3.Connection, batch: Batch) -> None:
 
 
 def dissolve(db: sqlite3.Connection, number: int) -> None:
-    """Forget a batch; what is left of its rows is free again."""
+    """Forget a batch; what is left of its rows is free again, and lined up by who moves or deletes some of them."""
     db.execute(
         "UPDATE outbox SET loose = 1 WHERE row IN (SELECT value FROM batch, json_each(batch.rows) WHERE batch.id = ?)"
         " AND agent = (SELECT agent FROM batch WHERE id = ?) AND state = 'waiting'",

@@ -71,6 +71,7 @@ class Intake:
         self._rows: list[tuple[object, ...]] = []
         self._added: dict[str, tuple[int, int]] = {}
         self._newest: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._versions: set[tuple[str, str]] = set()
         self._queued: set[tuple[str, str, str]] = set()
 
@@ -86,6 +87,7 @@ class Intake:
         records, volume = self._added.get(agent, (0, 0))
         self._added[agent] = records + 1, volume + size
         self._newest[agent] = self._last
+        self._first.setdefault(agent, self._last)
         self._versions.add((record.id, record.fingerprint))
         self._queued.add((agent, record.id, record.fingerprint))
 
@@ -110,6 +112,7 @@ class Intake:
         self.db.executemany(_INSERT, self._rows)
         for agent, (records, size) in self._added.items():
             totals.add(self.db, agent, RowState.WAITING, records, size)
+            totals.queue(self.db, agent, self._first[agent])
 
 
 def is_queued(db: sqlite3.Connection, agent: str, record: str, fingerprint: str) -> bool:
@@ -168,12 +171,13 @@ def counts(db: sqlite3.Connection, agent: str | None) -> QueueCounts:
 
 def _oldest_ms(db: sqlite3.Connection, agent: str | None) -> int | None:
     """Return when the oldest of the agents' first rows was queued, of those that wait and those set apart."""
+    whose = "agent <> ''" if agent is None else "agent = :agent"
     found = db.execute(
-        "SELECT min(queued_ms) FROM outbox WHERE row IN ("
+        "SELECT min(queued_ms) FROM outbox WHERE row IN ("  # noqa: S608 - our own words
         " SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'waiting')"
-        "           FROM totals WHERE state = 'waiting' AND agent = ifnull(:agent, agent)"
+        f"          FROM totals WHERE state = 'waiting' AND {whose}"
         " UNION ALL SELECT (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent AND outbox.state = 'apart')"
-        "           FROM totals WHERE state = 'apart' AND agent = ifnull(:agent, agent))",
+        f"          FROM totals WHERE state = 'apart' AND {whose})",
         {"agent": agent},
     )
     oldest_ms: int | None = found.fetchone()[0]
@@ -196,7 +200,7 @@ def unsettled(db: sqlite3.Connection, agent: str, up_to_row: int) -> int:
 def next_due_ms(db: sqlite3.Connection) -> int | None:
     """Return when the next row may go."""
     due: int | None = db.execute(
-        "SELECT CASE WHEN EXISTS (SELECT 1 FROM totals WHERE state = 'waiting') THEN 0"
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM totals WHERE agent = '' AND state = 'waiting') THEN 0"
         " ELSE (SELECT min(due_ms) FROM outbox WHERE state = 'apart') END"
     ).fetchone()[0]
     return due
@@ -251,6 +255,7 @@ def move(
         )
         totals.add(db, agent, stood, -1, -size)
         totals.add(db, agent, state, 1, size)
+        totals.reach(db, agent)
 
 
 def retry_dead(db: sqlite3.Connection, numbers: Sequence[int] | None, *, now_ms: int) -> int:

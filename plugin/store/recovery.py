@@ -192,7 +192,7 @@ def _copy(old: sqlite3.Connection, db: sqlite3.Connection) -> tuple[int, int | N
     db.execute("DELETE FROM sqlite_sequence")
     db.executemany("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", list(last.items()))
     db.execute("COMMIT")
-    counted, counts = _scan(old, "SELECT ifnull(sum(records), 0) FROM totals")
+    counted, counts = _scan(old, "SELECT ifnull(sum(records), 0) FROM totals WHERE agent <> ''")
     if whole:
         return saved, len(rows) - saved
     there_were = max([len(rows), *(int(str(count)) for (count,) in counted)])

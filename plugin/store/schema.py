@@ -207,6 +207,20 @@ CREATE TABLE history (
 ) STRICT;
 """
 
+_THIRD = """
+DROP TABLE totals;
+CREATE TABLE totals (
+    agent TEXT NOT NULL, -- '' counts all agents together
+    state TEXT NOT NULL,
+    records INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    batched INTEGER NOT NULL DEFAULT 0, -- the last row that was put into a batch when it was free for the first time
+    head INTEGER, -- the first row that waits and is in no batch
+    PRIMARY KEY (agent, state)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX totals_line ON totals (head) WHERE head > 0;
+"""
+
 Step = Callable[[sqlite3.Connection], None]
 
 
@@ -264,6 +278,11 @@ def _rebuild(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO history SELECT * FROM old_history")
     for table in ("old_outbox", "old_batch", "old_history", "body", "volume"):
         db.execute(f"DROP TABLE {table}")
+
+
+def _line_up(db: sqlite3.Connection) -> None:
+    """Count all agents together, and keep the head of each one's line."""
+    _run(db, _THIRD)
     restore(db)
 
 
@@ -277,8 +296,10 @@ def restore(db: sqlite3.Connection) -> None:
     )
     db.execute("DELETE FROM totals")
     db.execute(
-        "INSERT INTO totals SELECT agent, state, count(*), sum(length(body)), 0 FROM outbox GROUP BY agent, state"
+        "INSERT INTO totals SELECT agent, state, count(*), sum(length(body)), 0, NULL FROM outbox"
+        " WHERE agent <> '' GROUP BY agent, state"
     )
+    db.execute("INSERT INTO totals SELECT '', state, sum(records), sum(bytes), 0, NULL FROM totals GROUP BY state")
     db.execute(
         "UPDATE totals SET batched = ifnull("
         "(SELECT max(value) FROM batch, json_each(batch.rows) WHERE batch.agent = totals.agent), 0)"
@@ -289,11 +310,16 @@ def restore(db: sqlite3.Connection) -> None:
         " AND row NOT IN (SELECT value FROM batch, json_each(batch.rows))"
         " WHERE loose = 1 OR row <= (SELECT max(batched) FROM totals)"
     )
+    db.execute(
+        "UPDATE totals SET head = (SELECT min(row) FROM outbox WHERE outbox.agent = totals.agent"
+        " AND outbox.state = 'waiting' AND row NOT IN (SELECT value FROM batch, json_each(batch.rows)))"
+        " WHERE state = 'waiting'"
+    )
     db.execute("UPDATE ledger_size SET records = (SELECT count(*) FROM ledger)")
 
 
 # Step n leads from version n to n + 1. A step is never changed once it was released.
-STEPS: tuple[Step, ...] = (_create, _rebuild)
+STEPS: tuple[Step, ...] = (_create, _rebuild, _line_up)
 VERSION = len(STEPS)
 
 

@@ -290,6 +290,17 @@ async def test_a_dead_letter_that_was_queued_anew_is_retried_once(store: Store) 
     assert (await store.counts()).queued == 1
 
 
+async def test_rows_that_a_late_answer_takes_leave_the_line(store: Store) -> None:
+    await put(store, "a1")
+    batch = await take(store)
+    await store.record(batch, REFUSED, platform=PLATFORM, gate=None, now_ms=NOW_MS)
+    await put(store, "b2", agent="other")
+    await put(store, "a3")
+    await store.retry_dead(None, now_ms=NOW_MS)
+    await acknowledge(store, batch)
+    assert [(await take(store)).record_ids, (await take(store, "other")).record_ids] == [("b2",), ("a3",)]
+
+
 async def test_a_closed_store_says_so(open_engine: OpenStore, tmp_path: Path) -> None:
     store = open_engine(tmp_path)
     await store.close()

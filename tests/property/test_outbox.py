@@ -383,13 +383,15 @@ class OutboxMachine(RuleBasedStateMachine):
             assert await store.unsettled("amy", up_to_row=number) == len(mine)
 
 
-def kept(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
-    return db.execute("SELECT agent, state, records, bytes FROM totals ORDER BY 1, 2").fetchall()
+def kept(db: sqlite3.Connection) -> list[tuple[str, str, int, int, int | None]]:
+    return db.execute("SELECT agent, state, records, bytes, head FROM totals ORDER BY 1, 2").fetchall()
 
 
-def recounted(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
+def recounted(db: sqlite3.Connection) -> list[tuple[str, str, int, int, int | None]]:
     return db.execute(
-        "SELECT agent, state, count(*), sum(length(body)) FROM outbox GROUP BY agent, state ORDER BY 1, 2"
+        "SELECT agent, state, count(*), sum(length(body)), min(row) FILTER (WHERE state = 'waiting' AND"
+        " row NOT IN (SELECT value FROM batch, json_each(batch.rows))) FROM outbox GROUP BY agent, state"
+        " UNION ALL SELECT '', state, count(*), sum(length(body)), NULL FROM outbox GROUP BY state ORDER BY 1, 2"
     ).fetchall()
 
 

@@ -115,6 +115,17 @@ async def test_calls_that_come_together_look_and_write_once_each_and_share_the_r
     assert len(statements) <= 2 * 64 + 2 * 7
 
 
+async def test_agents_that_have_something_queued_cost_no_other_agent_anything(tmp_path: Path) -> None:
+    calls = {name: CALLS[name] for name in ("enqueue", "claim and acknowledge", "next due", "counts of an agent")}
+    async with opened(tmp_path) as store:
+        await put(store, *(f"r0-{number}" for number in range(20)))
+        before = {name: await steps_of(store, call) for name, call in calls.items()}
+        for agent in range(500):
+            await put(store, f"queued-{agent}", agent=f"agent{agent}")
+        costs = {name: await steps_of(store, call) for name, call in calls.items()}
+    assert {name: cost for name, cost in costs.items() if cost > before[name] * 1.1 + 20} == {}
+
+
 @pytest.mark.parametrize("name", ["claim and acknowledge", "counts", "enqueue"])
 async def test_agents_that_have_nothing_left_cost_nothing(tmp_path: Path, name: str) -> None:
     call = CALLS[name]

@@ -1,4 +1,4 @@
-"""Files of the first version, of which there were several forms: led to the newest one with all that is in them."""
+"""Files of older versions, the first of which had several forms: led to the newest with all that is in them."""
 
 import hashlib
 import json
@@ -54,9 +54,20 @@ def make(folder: Path, form: Path) -> None:
         db.execute("PRAGMA user_version = 1")
 
 
+@pytest.fixture(params=[1, 2])
+def version(request: pytest.FixtureRequest) -> int:
+    """Return what version the older file is of."""
+    return request.param
+
+
 @pytest.fixture(params=FORMS, ids=lambda form: form.stem)
-def older(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def older(tmp_path: Path, request: pytest.FixtureRequest, version: int) -> Path:
     make(tmp_path, request.param)
+    if version > 1:
+        with closing(sqlite3.connect(tmp_path / DB, isolation_level=None)) as db:
+            schema.migrate(db, backup=None, steps=schema.STEPS[:version])
+            db.execute("INSERT INTO totals VALUES (?, 'waiting', 40, 0, 4)", (AGENT,))
+            db.execute("UPDATE outbox SET loose = 1 WHERE record = 'f1'")
     return tmp_path
 
 
@@ -65,7 +76,7 @@ async def counted(store: SqliteStore) -> tuple[int, int, int, int]:
     return counts.queued, counts.dead, counts.bytes, await store.ledger_size()
 
 
-async def test_an_older_file_is_migrated_not_salvaged_and_counts_right(older: Path) -> None:
+async def test_an_older_file_is_migrated_not_salvaged_and_counts_right(older: Path, version: int) -> None:
     size = sum(len(record(name).body) for name in (*BATCHED, *FREE, "apart", "dead"))
     async with opened(older) as store:
         assert store.health.state is StoreState.OK
@@ -77,7 +88,7 @@ async def test_an_older_file_is_migrated_not_salvaged_and_counts_right(older: Pa
         assert (await put(store, "fresh")).last_row == 9
         assert store.health.set_aside is None
     with closing(sqlite3.connect(older / f"{DB}.backup")) as db:
-        assert schema.version_of(db)[1] == 1
+        assert schema.version_of(db)[1] == version
         assert db.execute("SELECT count(*) FROM outbox").fetchone() == (7,)
 
 

