@@ -1,5 +1,6 @@
-"""What one more costs when there are many already: records in the queue, workspaces on the disk, messages in flight."""
+"""What one more costs when there are many already: records queued, agents that have some, workspaces, messages."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -7,17 +8,19 @@ from bench.process import cpu_s
 from bench.race import race
 from bench.rows.enqueue import over_wire, queues, rate, rewritten
 from bench.rows.growth_presence import presence_curves
-from bench.stage import folder, launched
+from bench.stage import config, folder, launched, serving, work
 from bench.values import Curve, Figure, Goal, Table, at_most
 from bench.workspaces import go_ms, write
 from plugin.sync.scan import Scanner
 
 QUEUED = (0, 1_000, 10_000, 100_000)
+AGENTS = (10, 100, 1_000, 10_000)
 WORKSPACES = (10, 100, 1_000, 10_000, 100_000)
 GO_WORKSPACES = 10_000  # more would take minutes
 IN_FLIGHT = (1, 10, 100, 1_000)
 ENQUEUES = 200
 REQUESTS = 5_000
+LONGEST_S = 300.0
 OURS, GO = "agentic-sync", "the Go way"
 
 Point = Callable[[], Awaitable[float]]
@@ -25,7 +28,8 @@ Point = Callable[[], Awaitable[float]]
 
 async def measure(runs: int) -> list[Table]:
     """Measure all curves."""
-    return [await _queued(runs), await _workspaces(runs), await _in_flight(runs), *await presence_curves(runs)]
+    ours = [await _queued(runs), await _agents(runs), await _workspaces(runs), await _in_flight(runs)]
+    return [*ours, *await presence_curves(runs)]
 
 
 async def _queued(runs: int) -> Table:
@@ -49,6 +53,33 @@ async def _queued(runs: int) -> Table:
 
 async def _enqueue_ms(enqueue: Callable[[int], Awaitable[object]]) -> float:
     return 1000 / await rate(enqueue, ENQUEUES)
+
+
+async def _agents(runs: int) -> Table:
+    curve = await _curve(OURS, {many: lambda many=many: _sent_ms(many) for many in AGENTS}, runs)
+    return Table(
+        row="growth-lines",
+        title="A record sent, by how many agents have one queued",
+        unit="ms of CPU a record",
+        x="agents",
+        curves=(curve,),
+        goals=(_flat(curve, "A record among 10,000 agents', against one among 100", 1.2, since=100),),
+        note="Each agent's record is a request of its own.",
+    )
+
+
+async def _sent_ms(agents: int) -> float:
+    with folder() as home:
+        async with launched(home) as host, serving(agents) as (url, came):
+            for number in range(agents):
+                given = {"agent_id": f"agent-{number}", "queue_only": True, "dispatches": [work(number)]}
+                await host.call("agentic.sync.push", given)
+            used_s = cpu_s(host.pid)
+            await host.call("configure", {"config": config(home, url)})
+            async with asyncio.timeout(LONGEST_S):
+                await came.readline()
+            await host.call("agentic.sync.push", {"agent_id": f"agent-{agents - 1}", "queue_only": True})
+            return (cpu_s(host.pid) - used_s) * 1000 / agents
 
 
 async def _workspaces(runs: int) -> Table:
