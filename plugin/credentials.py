@@ -42,6 +42,7 @@ class Credential:
         self._value = value
         self._env = env
         self._file = file
+        self._shown = "" if file is None else _short(file, environ.get("HOME"))
         self._environ = environ
         self._read: tuple[_Stamp, _Finding] | None = None
         self._problem: str | None = None
@@ -52,8 +53,8 @@ class Credential:
         match self._place():
             case Secret():
                 return "configuration"
-            case Path() as file:
-                return f"file {self._short(file)}"
+            case Path():
+                return f"file {self._shown}"
             case str() as name:
                 return f"environment {name}"
             case None:
@@ -97,7 +98,7 @@ class Credential:
                 return None, "no key is configured"
 
     def _find_in(self, file: Path) -> _Finding:
-        name = self._short(file)
+        name = self._shown
         try:
             if self._read is None or self._read[0] != _stamp(file.stat()):
                 text, stamp = _contents(file)
@@ -108,10 +109,6 @@ class Credential:
                 return None, f"{name} does not exist"
             return None, f"{name} cannot be read: {getattr(exc, 'strerror', None) or 'not a file name'}"
         return self._read[1]
-
-    def _short(self, file: Path) -> str:
-        folder = self._environ.get("HOME")
-        return f"~/{file.relative_to(folder)}" if folder and file.is_relative_to(folder) else str(file)
 
 
 def platform_credential(config: Config, environ: Mapping[str, str]) -> Credential:
@@ -145,6 +142,10 @@ def _judge(text: str, name: str) -> _Finding:
     if not token.isascii() or not token.isprintable() or " " in token:
         return None, f"{name} holds more than a key: a line break, a space, or a character that no key has"
     return Secret(token), None
+
+
+def _short(file: Path, folder: str | None) -> str:
+    return f"~/{file.relative_to(folder)}" if folder and file.is_relative_to(folder) else str(file)
 
 
 def _contents(file: Path) -> tuple[str, _Stamp]:
