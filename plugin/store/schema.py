@@ -154,7 +154,7 @@ CREATE TABLE outbox (
     core_fingerprint TEXT,
     fleet_node INTEGER,
     queued_ms INTEGER NOT NULL,
-    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'apart', 'dead')),
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state = 'waiting' OR state = 'apart' OR state = 'dead'),
     loose INTEGER NOT NULL DEFAULT 0,
     due_ms INTEGER,
     reason TEXT,
