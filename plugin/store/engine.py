@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from enum import Enum, auto
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
@@ -41,6 +41,9 @@ class Kind(Enum):
     READY = auto()  # that the file is open for writing
     UNCONTESTED = auto()  # that no other process owns the folder
     CLOSE = auto()
+
+
+_OF_THE_FILE = (Kind.READ, Kind.WRITE, Kind.TAKE, Kind.SEND)  # no set: a Kind's hash is dear, and asked for each job
 
 
 class _Uncovered(Exception):
@@ -120,14 +123,14 @@ class Engine:
         """
         return await self.run_together(_one, work, kind=kind)
 
-    async def run_together(self, share: Share[R, T], request: R, *, kind: Kind) -> T:
+    def run_together(self, share: Share[R, T], request: R, *, kind: Kind) -> Awaitable[T]:
         """Like `run`, for calls of which many come at once: `share` does several in the order they came.
 
         It returns what became of each; an error among them is that call's alone, and nothing of it may be stored.
         """
         if self._closing is not None:
             raise StoreUnavailable("the store is closed")
-        return await self._submit(kind, share, request)
+        return self._submit(kind, share, request)
 
     async def wait(self, kind: Kind) -> None:
         """Wait until the store is READY, or UNCONTESTED; StoreUnavailable when it is closed before."""
@@ -263,12 +266,10 @@ class Engine:
     def _arrived(self) -> list[Job[Any, Any]]:
         """Return the jobs that wait behind those that are served."""
         jobs: list[Job[Any, Any]] = []
-        while self._last is None and len(self._serving) + len(jobs) < MOST_TOGETHER:
-            try:
-                job = self._backlog.popleft() if self._backlog else self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if job.kind in {Kind.READ, Kind.WRITE, Kind.TAKE, Kind.SEND}:
+        most = MOST_TOGETHER - len(self._serving)
+        while len(jobs) < most and self._last is None and (self._backlog or not self._queue.empty()):
+            job = self._backlog.popleft() if self._backlog else self._queue.get()
+            if job.kind in _OF_THE_FILE:
                 jobs.append(job)
             else:
                 self._serve(job)
