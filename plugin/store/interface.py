@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from msgspec import Struct
+
 from plugin.store.state import GateState, StoreState
 
 
@@ -32,14 +34,15 @@ class Caps:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enqueued:
+class Enqueued(Struct, frozen=True, kw_only=True):  # made for every call, in a tenth of a dataclass's time
     """What one enqueue did: rows added, records already queued or delivered, records left out for want of room."""
 
     added: int
     known: int
     left_out: int
     last_row: int  # the agent's newest WAITING row after the call; 0 when it has none
+    queued: int  # the agent's rows after the call, WAITING and APART
+    dead: int
 
 
 class RowState(StrEnum):

@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from plugin.errors import QueueFull
@@ -10,8 +11,8 @@ from plugin.store import ledger, totals
 from plugin.store.interface import Caps, Enqueued, QueueCounts, QueueRow, Record, RowState
 
 _INSERT = (
-    "INSERT INTO outbox (row, agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO outbox (agent, record, fingerprint, core_fingerprint, fleet_node, queued_ms, sha256, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -32,13 +33,12 @@ def enqueue(db: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list[Enqueue
     """
     intake = Intake(db)
     done = [_take(intake, arrival) for arrival in arrivals]
-    intake.write()
+    intake.count()
     return done
 
 
 def _take(intake: "Intake", arrival: Arrival) -> Enqueued | QueueFull:
-    agent, caps = arrival.agent, arrival.caps
-    fresh = _fresh(intake, arrival)
+    caps, fresh = arrival.caps, _fresh(intake.db, arrival)
     count, size = intake.records, intake.bytes
     fitting: list[Record] = []
     for record in fresh:
@@ -48,71 +48,72 @@ def _take(intake: "Intake", arrival: Arrival) -> Enqueued | QueueFull:
             size += len(record.body)
         elif arrival.scanned_for is None:
             return _full(intake.db, caps, by_count=count >= caps.records)
+    line = intake.line(arrival.agent)
     for record in fitting:
-        intake.add(agent, record, queued_ms=arrival.now_ms)
+        intake.add(line, record, queued_ms=arrival.now_ms)
     return Enqueued(
         added=len(fitting),
         known=len(arrival.records) - len(fresh),
         left_out=len(fresh) - len(fitting),
-        last_row=intake.newest_waiting(agent),
+        last_row=intake.newest_waiting(line),
+        queued=line.queued + line.added,
+        dead=line.dead,
     )
 
 
+@dataclass(slots=True)
+class Line:
+    """What an agent has in the outbox: before, and what is added."""
+
+    agent: str
+    queued: int
+    dead: int
+    added: int = 0
+    added_bytes: int = 0
+    first: int = 0  # of the rows that are added
+    newest: int | None = None  # of the rows that wait; None until somebody looked
+
+
 class Intake:
-    """Rows on their way into the outbox: looked at and numbered one by one, written and counted at once."""
+    """Rows on their way into the outbox: written one by one, counted at once."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.records, self.bytes = totals.volume(db)
-        (self._last,) = db.execute(
-            "SELECT max(ifnull((SELECT max(row) FROM outbox), 0),"
-            " ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0))"
-        ).fetchone()
-        self._rows: list[tuple[object, ...]] = []
-        self._added: dict[str, tuple[int, int]] = {}
-        self._newest: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._versions: set[tuple[str, str]] = set()
-        self._queued: set[tuple[str, str, str]] = set()
+        self._lines: dict[str, Line] = {}
 
-    def add(self, agent: str, record: Record, *, queued_ms: int) -> None:
+    def line(self, agent: str) -> Line:
+        """Return the agent's line."""
+        line = self._lines.get(agent)
+        if line is None:
+            line = self._lines[agent] = Line(agent, *totals.standing(self.db, agent))
+        return line
+
+    def add(self, line: Line, record: Record, *, queued_ms: int) -> None:
         """Give a record the next row."""
-        size = len(record.body)
-        self._last += 1
-        digest = hashlib.sha256(record.body).digest()
-        ours = (agent, record.id, record.fingerprint, record.core_fingerprint, record.fleet_node_id)
-        self._rows.append((self._last, *ours, queued_ms, digest, record.body))
+        body = record.body
+        digest = hashlib.sha256(body).digest()
+        ours = (line.agent, record.id, record.fingerprint, record.core_fingerprint, record.fleet_node_id)
+        line.newest = self.db.execute(_INSERT, (*ours, queued_ms, digest, body)).lastrowid
+        line.first = line.first or line.newest or 0
+        line.added += 1
+        line.added_bytes += len(body)
         self.records += 1
-        self.bytes += size
-        records, volume = self._added.get(agent, (0, 0))
-        self._added[agent] = records + 1, volume + size
-        self._newest[agent] = self._last
-        self._first.setdefault(agent, self._last)
-        self._versions.add((record.id, record.fingerprint))
-        self._queued.add((agent, record.id, record.fingerprint))
+        self.bytes += len(body)
 
-    def is_queued(self, agent: str, record: str, fingerprint: str) -> bool:
-        """Say whether the agent's queue holds this version, still to be sent."""
-        return (agent, record, fingerprint) in self._queued or is_queued(self.db, agent, record, fingerprint)
-
-    def is_known(self, platform: str, mark: tuple[str, str, str | None]) -> bool:
-        """Say whether a scanned record is delivered, queued for any agent, or a dead letter already."""
-        return mark[:2] in self._versions or is_known(self.db, platform, mark)
-
-    def newest_waiting(self, agent: str) -> int:
+    def newest_waiting(self, line: Line) -> int:
         """Return the agent's newest WAITING row; 0 when it has none."""
-        newest = self._newest.get(agent)
-        if newest is None:
-            found = self.db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (agent,))
-            newest = self._newest[agent] = found.fetchone()[0] or 0
-        return newest
+        if line.newest is None:
+            found = self.db.execute("SELECT max(row) FROM outbox WHERE agent = ? AND state = 'waiting'", (line.agent,))
+            line.newest = found.fetchone()[0]
+        return line.newest or 0
 
-    def write(self) -> None:
-        """Write the rows, and count them."""
-        self.db.executemany(_INSERT, self._rows)
-        for agent, (records, size) in self._added.items():
-            totals.add(self.db, agent, RowState.WAITING, records, size)
-            totals.queue(self.db, agent, self._first[agent])
+    def count(self) -> None:
+        """Count what was added."""
+        for line in self._lines.values():
+            if line.added:
+                totals.add(self.db, line.agent, RowState.WAITING, line.added, line.added_bytes)
+                totals.queue(self.db, line.agent, line.first)
 
 
 def is_queued(db: sqlite3.Connection, agent: str, record: str, fingerprint: str) -> bool:
@@ -134,15 +135,15 @@ def _has_row(db: sqlite3.Connection, record: str, fingerprint: str) -> bool:
     return found.fetchone() is not None
 
 
-def _fresh(intake: Intake, arrival: Arrival) -> list[Record]:
+def _fresh(db: sqlite3.Connection, arrival: Arrival) -> list[Record]:
     """Return the records that need a row, each version once."""
     fresh: dict[tuple[str, str], Record] = {}
     for record in arrival.records:
         if arrival.scanned_for is None:
-            known = intake.is_queued(arrival.agent, record.id, record.fingerprint)
+            known = is_queued(db, arrival.agent, record.id, record.fingerprint)
         else:
             mark = (record.id, record.fingerprint, record.core_fingerprint)
-            known = intake.is_known(arrival.scanned_for, mark)
+            known = is_known(db, arrival.scanned_for, mark)
         if not known:
             fresh.setdefault((record.id, record.fingerprint), record)
     return list(fresh.values())

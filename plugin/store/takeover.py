@@ -19,9 +19,9 @@ def take_over(db: sqlite3.Connection, state: CoreState, *, platform: str, agent:
         return False
     intake = outbox.Intake(db)
     for owner, record, queued_ms in state.queue:
-        if not intake.is_queued(owner, record.id, record.fingerprint):
-            intake.add(owner, record, queued_ms=queued_ms)
-    intake.write()
+        if not outbox.is_queued(db, owner, record.id, record.fingerprint):
+            intake.add(intake.line(owner), record, queued_ms=queued_ms)
+    intake.count()
     for record_id, core_fingerprint in state.ledger:
         ledger.write_core(db, platform, record_id, core_fingerprint, now_ms=now_ms)
     theirs, ours = state.times, history.times(db, agent)

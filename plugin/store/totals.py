@@ -28,6 +28,13 @@ def by_state(db: sqlite3.Connection, agent: str | None) -> dict[RowState, tuple[
     return {RowState(state): (records, size) for state, records, size in found}
 
 
+def standing(db: sqlite3.Connection, agent: str) -> tuple[int, int]:
+    """Return how many of an agent's records are still to be sent, and how many are dead letters."""
+    records = dict(db.execute("SELECT state, records FROM totals WHERE agent = ?", (agent,)).fetchall())
+    dead = records.pop(RowState.DEAD, 0)
+    return sum(records.values()), dead
+
+
 def volume(db: sqlite3.Connection) -> tuple[int, int]:
     """Return the records and bytes of all agents in all states."""
     counts = by_state(db, None).values()

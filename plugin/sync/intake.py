@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from plugin.clock import Clock
 from plugin.config import Queue
-from plugin.store.interface import Caps, Record, Store
+from plugin.store.interface import Caps, Enqueued, Record, Store
 from plugin.sync.scan import Candidate, Scanner, ScanResult
 
 _LOG = logging.getLogger(__name__)
@@ -32,13 +32,12 @@ class Intake:
         self._done = 0
         self._left_out = 0
 
-    async def take(self, agent_id: str, records: Sequence[Record], *, queue: Queue) -> int:
-        """Store records that a caller handed in, all or none, and return the agent's newest row.
+    async def take(self, agent_id: str, records: Sequence[Record], *, queue: Queue) -> Enqueued:
+        """Store records that a caller handed in, all or none, and say how the agent's queue stands then.
 
-        QueueFull or StoreUnavailable when they cannot be stored. No records: only the row is looked up.
+        QueueFull or StoreUnavailable when they cannot be stored.
         """
-        enqueued = await self._store.enqueue(agent_id, records, caps=_caps(queue), now_ms=self._now_ms())
-        return enqueued.last_row
+        return await self._store.enqueue(agent_id, records, caps=_caps(queue), now_ms=self._now_ms())
 
     async def scan(self, agent_id: str, *, platform: str, queue: Queue, fleet_node_id: int | None = None) -> int:
         """Queue finished workspaces that neither the platform nor the queue has; return how many had no room."""

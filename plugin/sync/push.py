@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from plugin.clock import Clock, wait_until_set
 from plugin.errors import StoreUnavailable
-from plugin.store.interface import GateState, QueueCounts, Record, Store
+from plugin.store.interface import Enqueued, GateState, Record, Store
 from plugin.sync.intake import Intake
 from plugin.sync.params import PushParams, PushResult, agent_of, node_of
 from plugin.sync.platform import Scope
@@ -42,12 +42,12 @@ class Push:
         node = node_of(params.fleet_node_id, params.fleet_node_id_dashed)
         records = _records(params.dispatches, node)
         with self._sender.tallies.watching(agent_id) as tally:
-            row = await self._intake.take(agent_id, records, queue=self._scope.config.queue)
+            enqueued = await self._intake.take(agent_id, records, queue=self._scope.config.queue)
             left_out = 0
             if not records and not params.queue_only and self._may_scan():
                 left_out = await self._scan(agent_id, node)
-                row = await self._intake.take(agent_id, (), queue=self._scope.config.queue)
-            return await self._finish(agent_id, row, tally, left_out=left_out, progress=progress)
+                enqueued = await self._intake.take(agent_id, (), queue=self._scope.config.queue)
+            return await self._finish(agent_id, enqueued, tally, left_out=left_out, progress=progress)
 
     def _may_scan(self) -> bool:
         """Finished workspaces stay where they are, on disk, as long as it is unclear where they should go."""
@@ -60,17 +60,24 @@ class Push:
         )
 
     async def _finish(
-        self, agent_id: str, row: int, tally: Tally, *, left_out: int, progress: Progress | None
+        self, agent_id: str, enqueued: Enqueued, tally: Tally, *, left_out: int, progress: Progress | None
     ) -> PushResult:
-        """Wait and report. The work is stored: the store failing from here on is no failure of the call."""
+        """Wait and report. The work is stored: the store failing from here on is no failure of the call.
+
+        When nothing can be sent, the queue is as it was left, and need not be asked again.
+        """
         trouble: list[str] = []
-        counts = QueueCounts(queued=0, dead=0, bytes=0, oldest_queued_ms=None)
-        try:
-            await self._settle(agent_id, row, progress)
-            counts = await self._store.counts(agent_id)
-        except StoreUnavailable as error:
-            trouble.append(f"the store cannot be read: {error.message}")
-        obstacle, gate = self._sender.obstacle(agent_id), self._sender.gate
+        queued, dead = enqueued.queued, enqueued.dead
+        obstacle = self._sender.kick(agent_id)
+        if obstacle is None:
+            try:
+                await self._settle(agent_id, enqueued.last_row, progress)
+                counts = await self._store.counts(agent_id)
+                queued, dead = counts.queued, counts.dead
+            except StoreUnavailable as error:
+                trouble.append(f"the store cannot be read: {error.message}")
+            obstacle = self._sender.obstacle(agent_id)
+        gate = self._sender.gate
         if obstacle is not None:
             trouble.append(obstacle)
         if tally.refused:
@@ -80,15 +87,14 @@ class Push:
         return PushResult(
             success=True,
             count=tally.acknowledged,
-            queued=counts.queued,
-            dead=counts.dead,
+            queued=queued,
+            dead=dead,
             offline=obstacle is not None,
             error="; ".join(trouble) or UNSET,
             gate=UNSET if gate.state is GateState.READY else gate,
         )
 
     async def _settle(self, agent_id: str, row: int, progress: Progress | None) -> None:
-        self._sender.kick()
         end = self._clock.monotonic() + WAIT_S
         most = 0
         while self._sender.obstacle(agent_id) is None:

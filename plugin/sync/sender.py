@@ -104,10 +104,14 @@ class Sender:
             return None
         return journal.explain(gate.gate)
 
-    def kick(self) -> None:
-        """Look now whether something can be sent, and say that something may have been queued."""
-        self.look()
+    def kick(self, agent_id: str | None = None) -> str | None:
+        """Say that something (of the agent) may have been queued, and send it; return the obstacle if there is one."""
+        self._look(self._lane)
+        obstacle = self.obstacle(agent_id)
+        if obstacle is None:
+            self._wake.set()
         self._notify()
+        return obstacle
 
     def look(self) -> None:
         """Look now whether something can be sent: the token may be there, or another one."""

@@ -61,11 +61,13 @@ class SyncService:
         while True:
             try:
                 await self._takeover.ensure()
-                return self.sender.kick()
             except StoreUnavailable as error:
                 failures += 1
                 journal.store_failed(error, first=failures == 1)
                 await self._clock.sleep(step_s(failures, rand=self._rand()))
+            else:
+                self.sender.kick()
+                return
 
     async def reconfigure(self, config: Config) -> None:
         """Take a new configuration for the next request on; what is in flight ends under the old one.

@@ -1,5 +1,6 @@
 """What goes into a store and how much is there: any engine must pass."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +79,24 @@ async def test_what_was_stored_is_there_after_a_restart(open_engine: OpenStore, 
 
 
 async def test_an_explicit_record_that_is_queued_is_known(store: Store) -> None:
-    assert await put(store, "a", "b") == Enqueued(added=2, known=0, left_out=0, last_row=2)
-    assert await put(store, "b", "c", "c") == Enqueued(added=1, known=2, left_out=0, last_row=3)
-    assert await put(store, "a") == Enqueued(added=0, known=1, left_out=0, last_row=3)
+    first = await put(store, "a", "b")
+    assert first == Enqueued(added=2, known=0, left_out=0, last_row=2, queued=2, dead=0)
+    second = await put(store, "b", "c", "c")
+    assert second == Enqueued(added=1, known=2, left_out=0, last_row=3, queued=3, dead=0)
+    assert await put(store, "a") == Enqueued(added=0, known=1, left_out=0, last_row=3, queued=3, dead=0)
+
+
+async def test_an_enqueue_says_what_of_its_agent_is_queued_and_dead_after_it(store: Store) -> None:
+    await bury(store, "dead")
+    await put(store, "apart")
+    await store.record(
+        await take(store), SetApart(due_ms=NOW_MS, reason="500"), platform=PLATFORM, gate=None, now_ms=NOW_MS
+    )
+    together = await asyncio.gather(put(store, "a"), put(store, "b", agent="other"), put(store, "c", "d"))
+    assert [(done.queued, done.dead) for done in together] == [(2, 1), (1, 0), (4, 1)]
+    counts = await store.counts(AGENT)
+    nothing = await put(store)
+    assert (nothing.queued, nothing.dead) == (counts.queued, counts.dead) == (4, 1)
 
 
 async def test_an_explicit_record_is_queued_for_each_agent_and_in_each_version(store: Store) -> None:

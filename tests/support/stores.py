@@ -106,6 +106,7 @@ async def waiting(store: Store) -> list[str]:
 def fill(db: sqlite3.Connection, megabytes: int) -> None:
     """Queue so many records of a mebibyte each, in a transaction."""
     intake = outbox.Intake(db)
+    line = intake.line("codex")
     for _ in range(megabytes):
-        intake.add("codex", Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
-    intake.write()
+        intake.add(line, Record(id="large", fingerprint="f", body=bytes(1024 * 1024)), queued_ms=NOW_MS)
+    intake.count()

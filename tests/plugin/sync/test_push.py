@@ -205,6 +205,21 @@ async def test_a_store_that_fails_after_the_work_was_taken_is_no_failure_of_the_
         await one.until_drained()
 
 
+async def test_a_push_that_nothing_can_be_sent_of_asks_the_store_for_nothing_more(tmp_path: Path) -> None:
+    troubled: list[TroubledStore] = []
+
+    def full(store: Store) -> Store:
+        troubled.append(TroubledStore(store))
+        troubled[0].full = {"unsettled", "counts"}
+        return troubled[0].as_store()
+
+    async with world(tmp_path, wrap=full, platform_settings={"api_key": None}) as one:
+        await one.push("a")
+        result = await one.push("b", "c")
+        assert (result.success, result.count, result.queued, result.dead, result.offline) == (True, 0, 3, 0, True)
+        assert troubled[0].refused == []
+
+
 # -- how long it waits ------------------------------------------------------------------------------------------------
 
 
