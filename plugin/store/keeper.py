@@ -298,7 +298,7 @@ class Keeper:
             self._be_full()
 
     def rest(self) -> None:
-        """Nothing to do for a while: give back freed pages, some at a time, and the log's room."""
+        """Nothing to do for a while: bring the log home, and give back freed pages, some at a time."""
         self.dirty = False
         if self.writer is None:
             return
@@ -312,14 +312,17 @@ class Keeper:
                 self._reserve.trim(self._growth())
 
     def _give_back(self, db: sqlite3.Connection, *, lean: bool) -> None:
-        """Give back room; on a full disk, where others may take it, only if we would then be over the worst."""
+        """Give back room; on a full disk, where others may take it, only if we would then be over the worst.
+
+        The log keeps the room that it takes again and again: a commit that must make it grow waits twice as long.
+        """
         (free,) = db.execute("PRAGMA freelist_count").fetchone()
         logged = file.size_of(self._folder / file.FAMILY[1])
         most, spared = (LEAN_VACUUM_PAGES, 0) if lean else (VACUUM_PAGES, VACUUM_PAGES)
         if free > spared and (not lean or self._reserve.fits(logged + free * file.PAGE_BYTES)):
             db.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
             self.dirty = True
-        cut = not lean or self._reserve.fits(logged)
+        cut = self._reserve.fits(logged) if lean else logged > file.JOURNAL_BYTES
         # A reader in another process must not hold up the next write.
         db.execute("PRAGMA busy_timeout = 0")
         try:
