@@ -5,11 +5,13 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import msgspec
 
+from bench import outbox
 from bench.race import race
 from bench.stage import fill, folder, launched, opened, records, work
 from bench.values import Table, at_least, at_most, ratio
@@ -25,6 +27,7 @@ CAPS = Caps(records=10_000_000, bytes=1 << 40)
 
 WIRE = "agentic-sync, the whole call over the wire"
 STORE = "agentic-sync, the store's enqueue"
+BARE = "SQLite and a writer's thread alone (bare)"
 FLOOR = "append + fdatasync"
 WHY_ALONE = (
     "Where append and sync take 120 µs, an enqueue takes 260: the commit 125, since it syncs as well, its statements "
@@ -43,24 +46,40 @@ GO = "the Go way: the whole queue read and written as JSON"
 Enqueue = Callable[[int], Awaitable[object]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Where work can be put, all on one disk, and the numbers of records that none of them has seen."""
+
+    home: Path
+    host: LoopbackHost
+    store: SqliteStore
+    bare: outbox.Outbox
+    numbers: Iterator[int]
+
+    def records(self, many: int) -> list[Record]:
+        """Return so many records that nobody has seen."""
+        return records([next(self.numbers) for _ in range(many)])
+
+
 async def measure(runs: int) -> list[Table]:
     """Measure the three tables."""
     with folder() as home:
-        async with launched(home) as host, opened(home / "store") as store:
-            numbers = count()
-            return [
-                await _alone(home, host, store, numbers, runs),
-                await _together(home, host, store, numbers, runs),
-                await _behind(home, runs),
-            ]
+        async with (
+            launched(home) as host,
+            opened(home / "store") as store,
+            outbox.opened(home / "bare.db") as bare,
+        ):
+            at = Stores(home=home, host=host, store=store, bare=bare, numbers=count())
+            return [await _alone(at, runs), await _together(at, runs), await _behind(home, runs)]
 
 
-async def _alone(home: Path, host: LoopbackHost, store: SqliteStore, numbers: Iterator[int], runs: int) -> Table:
+async def _alone(at: Stores, runs: int) -> Table:
     figures = await race(
         {
-            FLOOR: lambda: _appended(home / "log", records(_next(numbers, CALLS))),
-            STORE: lambda: rate(_stored(store, records(_next(numbers, CALLS))), CALLS),
-            WIRE: lambda: rate(over_wire(host), CALLS),
+            FLOOR: lambda: _appended(at.home / "log", at.records(CALLS)),
+            BARE: lambda: rate(_put(at.bare, at.records(CALLS)), CALLS),
+            STORE: lambda: rate(_stored(at.store, at.records(CALLS)), CALLS),
+            WIRE: lambda: rate(over_wire(at.host), CALLS),
         },
         runs,
     )
@@ -75,12 +94,13 @@ async def _alone(home: Path, host: LoopbackHost, store: SqliteStore, numbers: It
     )
 
 
-async def _together(home: Path, host: LoopbackHost, store: SqliteStore, numbers: Iterator[int], runs: int) -> Table:
+async def _together(at: Stores, runs: int) -> Table:
     figures = await race(
         {
-            FLOOR: lambda: _appended(home / "log", records(_next(numbers, CALLS))),
-            STORE: lambda: rate(_stored(store, records(_next(numbers, TOGETHER))), TOGETHER, callers=CALLERS),
-            WIRE: lambda: rate(over_wire(host), TOGETHER, callers=CALLERS),
+            FLOOR: lambda: _appended(at.home / "log", at.records(CALLS)),
+            BARE: lambda: rate(_put(at.bare, at.records(TOGETHER)), TOGETHER, callers=CALLERS),
+            STORE: lambda: rate(_stored(at.store, at.records(TOGETHER)), TOGETHER, callers=CALLERS),
+            WIRE: lambda: rate(over_wire(at.host), TOGETHER, callers=CALLERS),
         },
         runs,
     )
@@ -156,6 +176,11 @@ def over_wire(host: LoopbackHost) -> Enqueue:
     return call
 
 
+def _put(bare: outbox.Outbox, given: Sequence[Record]) -> Enqueue:
+    rows = [("bench", record.id, record.fingerprint, record.body) for record in given]
+    return lambda place: bare.put(rows[place])
+
+
 def _stored(store: SqliteStore, given: Sequence[Record]) -> Enqueue:
     return lambda place: store.enqueue("bench", [given[place]], caps=CAPS, now_ms=0)
 
@@ -187,7 +212,3 @@ async def rewritten(home: Path, length: int, calls: int) -> float:
 
 def _entry(number: int) -> dict[str, object]:
     return {"agent_id": "bench", "dispatches": [work(number)], "queued_at": "2026-04-14T12:00:00Z"}
-
-
-def _next(numbers: Iterator[int], many: int) -> list[int]:
-    return [next(numbers) for _ in range(many)]
