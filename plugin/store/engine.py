@@ -253,18 +253,17 @@ class Engine:
     def _transact(self, db: sqlite3.Connection, first: Job[Any, Any]) -> None:
         """Do a job and those that wait or arrive behind it, for a moment, and commit."""
         until = time.monotonic() + self._together_s
-        jobs = [first]
         with _transaction(db):
+            jobs = [first, *self._arrived()]
             while jobs:
                 for _, together in groupby(jobs, key=_shared):
                     _do(db, list(together))
                 jobs = self._arrived() if time.monotonic() < until else []
-                self._serving += jobs
             if any(map(_takes, self._serving)) and not self._keeper.admits():
                 raise _Uncovered
 
     def _arrived(self) -> list[Job[Any, Any]]:
-        """Return the jobs that wait behind those that are served."""
+        """Return the jobs that wait behind those that are served, which are now served as well."""
         jobs: list[Job[Any, Any]] = []
         most = MOST_TOGETHER - len(self._serving)
         while len(jobs) < most and self._last is None and (self._backlog or not self._queue.empty()):
@@ -273,6 +272,7 @@ class Engine:
                 jobs.append(job)
             else:
                 self._serve(job)
+        self._serving += jobs
         return jobs
 
     def _serve_alone(self, job: Job[Any, Any]) -> None:
