@@ -80,6 +80,7 @@ class Intake:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.records, self.bytes = totals.volume(db)
+        self._cursor = db.cursor()  # one for all: a connection's own `execute` makes one each time
         self._lines: dict[str, Line] = {}
 
     def line(self, agent: str) -> Line:
@@ -94,7 +95,7 @@ class Intake:
         body = record.body
         digest = hashlib.sha256(body).digest()
         ours = (line.agent, record.id, record.fingerprint, record.core_fingerprint, record.fleet_node_id)
-        line.newest = self.db.execute(_INSERT, (*ours, queued_ms, digest, body)).lastrowid
+        line.newest = self._cursor.execute(_INSERT, (*ours, queued_ms, digest, body)).lastrowid
         line.first = line.first or line.newest or 0
         line.added += 1
         line.added_bytes += len(body)
